@@ -1,0 +1,46 @@
+/* gguf_file.h: a GGUF file's metadata, indexed by key: what gguf.c (the container) hands to gguf_keys.c
+ * (the meaning of keys). Private to the two. */
+#ifndef AK42_GGUF_FILE_H
+#define AK42_GGUF_FILE_H
+
+#include "container.h"
+
+typedef enum gguf_type {
+    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY,
+        GGUF_U64, GGUF_I64,
+    GGUF_F64, GGUF_TYPES
+} gguf_type;
+
+/* A view into the file. A string's content is its bytes; an array's are its elements, a string element
+ * with its u64 length. */
+typedef struct gguf_value {
+    const char *key;               /* not NUL-terminated */
+    uint32_t key_size;
+    gguf_type type, element;       /* element: of arrays */
+    uint64_t count;                /* of arrays; else 1 */
+    blob content;
+} gguf_value;
+
+typedef struct gguf_file {
+    container *c;
+    gguf_value *values;            /* (n_values), sorted by key */
+    uint32_t n_values, n_tensors;
+    uint32_t alignment;
+    uint64_t at;                   /* where the parser stands */
+} gguf_file;
+
+/* Bytes of a file's own string that a message repeats, as printf's precision. */
+static inline int gguf_shown(uint64_t size) { return size < 80 ? (int)size : 80; }
+
+/* NULL where there is no such key. */
+const gguf_value *gguf_find(const gguf_file *g, const char *key);
+
+/* The architecture's name, checked to be one that runs. */
+ak42_status gguf_read_architecture(const gguf_file *g, ak42_error *err);
+/* Fills c->config from keys and from the tensors (vocab_size, shared_classifier), and checks it. */
+ak42_status gguf_read_config(const gguf_file *g, ak42_error *err);
+/* Fills c->vocab and c->has_vocab, and c->sections. */
+ak42_status gguf_read_vocab(const gguf_file *g, ak42_error *err);
+ak42_status gguf_read_sections(const gguf_file *g, ak42_error *err);
+
+#endif

@@ -1,0 +1,383 @@
+/* model.c: from a file to a model that can be computed: the tensors of a llama model are found and
+ * checked, norms are copied, matrices are bound where they are mapped or handed to pack.c, and the rotary
+ * frequencies, the tokenizer and the description are made. Computing is forward.c's business. Called by
+ * api.c, which has checked the arguments. */
+#include "model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "error.h"
+#include "pack.h"
+#include "roles.h"
+
+/* ---- are the right tensors there? ---- */
+
+enum { LISTED_MAX = 3 };               /* names of a kind that a message lists */
+
+/* Names joined by commas, the first few of many. */
+typedef struct name_list {
+    char text[LISTED_MAX * (TENSOR_NAME_MAX + 2) + 8];
+    uint32_t n;
+} name_list;
+
+static void list_add(name_list *list, const char *name) {
+    const size_t size = strlen(list->text);
+    if (list->n < LISTED_MAX)
+        snprintf(list->text + size, sizeof list->text - size, "%s%s", list->n ? ", " : " ", name);
+    else if (list->n == LISTED_MAX)
+        snprintf(list->text + size, sizeof list->text - size, ", ...");
+    list->n++;
+}
+
+/* Rows and columns of a tensor; a vector has one row. false where an outer dimension is more than 1. */
+static bool tensor_shape(uint64_t *rows, uint64_t *columns, const tensor *t) {
+    *columns = t->dims[t->n_dims - 1];
+    *rows = t->n_dims > 1 ? t->dims[t->n_dims - 2] : 1;
+    return t->n_dims < 3 || t->dims[0] == 1;
+}
+
+static ak42_status check_tensor(const ak42_model *model, const tensor *t, role role, ak42_error *err) {
+    const char *file = model->file.name;
+    uint64_t rows, columns, found_rows, found_columns;
+    role_shape(&rows, &columns, role, &model->config);
+    const bool flat = tensor_shape(&found_rows, &found_columns, t);
+    if (!flat || rows != found_rows || columns != found_columns)
+        return error_set(err, AK42_STATUS_FORMAT, "%s: tensor %s: expected %llu x %llu, found %s%llu x %llu",
+                         file, t->name, (unsigned long long)rows, (unsigned long long)columns,
+                         flat ? "" : "more than two dimensions, ", (unsigned long long)found_rows,
+                         (unsigned long long)found_columns);
+    if (role_is_vector(role) && (t->type->id != TYPE_F32 || t->layout != LAYOUT_ROWS))
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: tensor %s: expected f32 in rows, found %s%s; "
+                         "convert it with pyllama convert", file, t->name, t->type->name,
+                         t->layout == LAYOUT_ROWS ? "" : " panels");
+    if (!role_is_vector(role) && kernel_type_row(t->type->id) < 0)
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: tensor %s: expected a type that this library "
+                         "computes, found %s; convert it with pyllama convert", file, t->name, t->type->name);
+    return AK42_STATUS_OK;
+}
+
+static bool role_is_optional(const model_config *config, role role) {
+    return role == ROLE_ROPE_FREQS || (role == ROLE_HEAD && config->shared_classifier);
+}
+
+/* Looks for every expected tensor; marks those found in seen (n_tensors). */
+static ak42_status find_expected(const ak42_model *model, uint8_t *seen, name_list *missing,
+                                 ak42_error *err) {
+    const model_config *config = &model->config;
+    char name[TENSOR_NAME_MAX + 1];
+    for (int i = 0; i < ROLE_COUNT; i++) {
+        const role role = (enum role)i;
+        if (role == ROLE_HEAD && config->shared_classifier) continue;
+        for (uint32_t l = 0; l < (role_per_layer(role) ? config->n_layers : 1); l++) {
+            role_name(name, role, l);
+            const tensor *t = container_find(&model->file, name);
+            if (t) {
+                seen[t - model->file.tensors] = 1;
+                const ak42_status status = check_tensor(model, t, role, err);
+                if (status) return status;
+            } else if (!role_is_optional(config, role)) {
+                list_add(missing, name);
+            }
+        }
+    }
+    return AK42_STATUS_OK;
+}
+
+static ak42_status check_tensors(const ak42_model *model, ak42_error *err) {
+    const container *c = &model->file;
+    name_list missing = {0}, unexpected = {0};
+    uint8_t *seen = mem_zalloc(&model->alloc, c->n_tensors, 1);
+    if (!seen)
+        return error_set(err, AK42_STATUS_NOMEM, "%s: no memory to check %u tensors", c->name, c->n_tensors);
+    ak42_status status = find_expected(model, seen, &missing, err);
+    for (uint32_t i = 0; i < c->n_tensors; i++)
+        if (!seen[i]) list_add(&unexpected, c->tensors[i].name);
+    if (!status && (missing.n || unexpected.n))
+        status = error_set(err, AK42_STATUS_FORMAT, "%s: expected the tensors of a llama model with %u "
+                           "layers, found %u missing%s%s and %u unexpected%s%s", c->name,
+                           model->config.n_layers, missing.n, missing.n ? ":" : "", missing.text,
+                           unexpected.n, unexpected.n ? ":" : "", unexpected.text);
+    mem_free(&model->alloc, seen);
+    return status;
+}
+
+/* ---- weights ---- */
+
+/* The tensor of a role, which check_tensors has seen; NULL only for the optional ones. */
+static const tensor *find_role(const ak42_model *model, role role, uint32_t layer) {
+    char name[TENSOR_NAME_MAX + 1];
+    role_name(name, role, layer);
+    return container_find(&model->file, name);
+}
+
+typedef struct binding {
+    ak42_model *model;
+    pack_job *jobs;                /* (7 * n_layers + 2) */
+    uint32_t n_jobs;
+    float *vector;                 /* where the next norm goes */
+    uint64_t n_weights[KERNEL_TYPES];
+} binding;
+
+static uint64_t vector_bytes(const ak42_model *model) {
+    return round_up((uint64_t)model->config.dim * sizeof(float), CACHE_LINE);
+}
+
+static const float *bind_vector(binding *b, role role, uint32_t layer) {
+    const tensor *t = find_role(b->model, role, layer);
+    float *vector = b->vector;
+    memcpy(vector, t->data, (size_t)t->nbytes);
+    b->vector += vector_bytes(b->model) / sizeof(float);
+    b->model->info.n_params += t->nbytes / sizeof(float);
+    return vector;
+}
+
+static void bind_matrix(binding *b, matrix *m, role role, uint32_t layer) {
+    ak42_model *model = b->model;
+    const tensor *t = find_role(model, role, layer);
+    const int row = kernel_type_row(t->type->id);
+    uint64_t rows, columns;
+    tensor_shape(&rows, &columns, t);
+    *m = (matrix){
+        .type = t->type,
+        .kernels = &model->kernels.types[row],
+        .panel_bytes = type_panel_bytes(t->type, t->group_size, columns),
+        .rows = (uint32_t)rows,
+        .columns = (uint32_t)columns,
+        .n_panels = (uint32_t)div_up(rows, PANEL_ROWS),
+        .n_super = (uint32_t)div_up(columns, SUPER_K),
+        .group_size = t->group_size,
+    };
+    if (t->layout == LAYOUT_PANEL16 && (uintptr_t)t->data % CACHE_LINE == 0) {
+        m->panels = t->data;
+        model->info.mapped_bytes += t->nbytes;
+    } else {
+        b->jobs[b->n_jobs++] = (pack_job){m, t};
+    }
+    b->n_weights[row] += rows * columns;
+    model->info.n_params += rows * columns;
+}
+
+static void bind_layer(binding *b, uint32_t i) {
+    layer *l = &b->model->layers[i];
+    const blob *flags = &b->model->file.sections[SECTION_LAYR];
+    l->att_norm = bind_vector(b, ROLE_ATT_NORM, i);
+    l->ffn_norm = bind_vector(b, ROLE_FFN_NORM, i);
+    bind_matrix(b, &l->wq, ROLE_WQ, i);
+    bind_matrix(b, &l->wk, ROLE_WK, i);
+    bind_matrix(b, &l->wv, ROLE_WV, i);
+    bind_matrix(b, &l->wo, ROLE_WO, i);
+    bind_matrix(b, &l->w1, ROLE_W1, i);
+    bind_matrix(b, &l->w3, ROLE_W3, i);
+    bind_matrix(b, &l->w2, ROLE_W2, i);
+    /* Where layers differ, bit 0 of a layer's flags says whether it has the window; ak42.c has checked
+     * their number. */
+    const bool windowed = !flags->data || (load_u32(flags->data + 4 * (size_t)i) & 1);
+    l->sliding_window = windowed ? b->model->config.sliding_window : 0;
+}
+
+static const char *most_weights(const binding *b) {
+    static const uint32_t ids[] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8_0, TYPE_INT8, TYPE_Q4_0, TYPE_Q4_1};
+    uint32_t best = ids[0];
+    for (size_t i = 1; i < ARRAY_LEN(ids); i++)
+        if (b->n_weights[kernel_type_row(ids[i])] > b->n_weights[kernel_type_row(best)]) best = ids[i];
+    return type_by_id(best)->name;
+}
+
+static ak42_status bind_weights(ak42_model *model, ak42_error *err) {
+    const model_config *config = &model->config;
+    binding b = {.model = model};
+    model->layers = mem_zalloc(&model->alloc, config->n_layers, sizeof *model->layers);
+    b.jobs = mem_zalloc(&model->alloc, 7 * (uint64_t)config->n_layers + 2, sizeof *b.jobs);
+    model->vectors_bytes = (2 * (uint64_t)config->n_layers + 1) * vector_bytes(model);
+    model->vectors = page_alloc(model->vectors_bytes);
+    b.vector = model->vectors;
+    ak42_status status = AK42_STATUS_OK;
+    if (!model->layers || !b.jobs || !model->vectors) {
+        status = error_set(err, AK42_STATUS_NOMEM, "%s: no memory for %u layers", model->file.name,
+                           config->n_layers);
+    } else {
+        bind_matrix(&b, &model->embedding, ROLE_EMBEDDING, 0);
+        for (uint32_t i = 0; i < config->n_layers; i++) bind_layer(&b, i);
+        model->norm = bind_vector(&b, ROLE_NORM, 0);
+        if (!config->shared_classifier) bind_matrix(&b, &model->head, ROLE_HEAD, 0);
+        model->info.weight_type = most_weights(&b);
+        status = pack_matrices(model, b.jobs, b.n_jobs, err);
+        if (config->shared_classifier) model->head = model->embedding;
+    }
+    mem_free(&model->alloc, b.jobs);
+    return status;
+}
+
+/* ---- rotary frequencies ---- */
+
+/* inv_freq[i] = 1 / theta^(2i / rotary_dim), in f32 as the models were trained; then divided by the file's
+ * own factors where it has some (which then hold all scaling), or by the linear factor. */
+static ak42_status make_frequencies(ak42_model *model, ak42_error *err) {
+    const model_config *config = &model->config;
+    const tensor *factors = find_role(model, ROLE_ROPE_FREQS, 0);
+    const uint32_t half = config->rotary_dim / 2;
+    model->rope_attn_factor = 1.0f;
+    if (config->rope_scaling == ROPE_SCALING_LLAMA3 && !factors)
+        return error_set(err, AK42_STATUS_FORMAT, "%s: rope scaling llama3: expected its factors in tensor "
+                         "rope_freqs.weight, found none", model->file.name);
+    model->inv_freq = mem_zalloc(&model->alloc, half, sizeof *model->inv_freq);
+    if (!model->inv_freq)
+        return error_set(err, AK42_STATUS_NOMEM, "%s: no memory for %u rotary frequencies", model->file.name,
+                         half);
+    for (uint32_t i = 0; i < half; i++) {
+        const float freq = 1.0f / powf(config->rope_theta, (float)(2 * i) / (float)config->rotary_dim);
+        const float factor = factors ? load_f32(factors->data + 4 * (size_t)i)
+                           : config->rope_scaling == ROPE_SCALING_LINEAR ? config->rope_factor : 1.0f;
+        if (!(factor > 0.0f) || isinf(factor))
+            return error_set(err, AK42_STATUS_FORMAT, "%s: tensor rope_freqs.weight: element %u: expected a "
+                             "finite number above 0, found %g", model->file.name, i, (double)factor);
+        model->inv_freq[i] = freq / factor;
+    }
+    return AK42_STATUS_OK;
+}
+
+/* ---- the rest ---- */
+
+static ak42_status open_tokenizer(ak42_model *model, ak42_error *err) {
+    const container *c = &model->file;
+    const blob *tokn = &c->sections[SECTION_TOKN];
+    ak42_status status = AK42_STATUS_OK;
+    if (tokn->data)
+        status = tokenizer_from_tokn(&model->tokenizer, tokn->data, tokn->size, c->name, &model->alloc, err);
+    else if (c->has_vocab) status = tokenizer_from_gguf(&model->tokenizer, &c->vocab, c->name, &model->alloc,
+                                                        err);
+    if (status || !model->tokenizer) return status;
+    const uint32_t n = tokenizer_vocab_size(model->tokenizer);
+    if (n != model->config.vocab_size)
+        return error_set(err, AK42_STATUS_FORMAT, "%s: tokenizer: expected vocab_size (%u) tokens, found %u",
+                         c->name, model->config.vocab_size, n);
+    return AK42_STATUS_OK;
+}
+
+static void log_warning(const ak42_model *model, const char *text) {
+    if (model->opts.log) model->opts.log(model->opts.log_user, 1, text);
+}
+
+static ak42_status start_threads(ak42_model *model, ak42_error *err) {
+    const uint32_t wanted = model->opts.n_threads > 0 ? (uint32_t)model->opts.n_threads
+        : threads_default(NULL, 0);
+    const ak42_status status = pool_new(&model->pool, wanted, err);
+    if (status) return status;
+    const uint32_t n = pool_threads(model->pool);
+    if (n < wanted) {
+        char text[128];
+        snprintf(text, sizeof text, "expected %u threads, found that the system allows %u", wanted, n);
+        log_warning(model, text);
+    }
+    return AK42_STATUS_OK;
+}
+
+/* The header's ids first, then the tokenizer's, without repeats. */
+static void merge_eos(ak42_model *model) {
+    ak42_model_info *info = &model->info;
+    int32_t ids[AK42_EOS_MAX];
+    const int32_t n = model->tokenizer ? tokenizer_eos(model->tokenizer, ids) : 0;
+    info->n_eos = model->config.n_eos;
+    for (int i = 0; i < AK42_EOS_MAX; i++) info->eos_ids[i] = i < info->n_eos ? model->config.eos_ids[i] : -1;
+    for (int32_t i = 0; i < n; i++) {
+        bool known = false;
+        for (int k = 0; k < info->n_eos; k++) known |= info->eos_ids[k] == ids[i];
+        if (!known && info->n_eos < AK42_EOS_MAX) info->eos_ids[info->n_eos++] = ids[i];
+    }
+}
+
+static int32_t to_i32(uint32_t value) { return value > INT32_MAX ? INT32_MAX : (int32_t)value; }
+
+/* n_params, mapped_bytes and weight_type have been filled while binding. */
+static void fill_info(ak42_model *model) {
+    const model_config *config = &model->config;
+    ak42_model_info *info = &model->info;
+    const bool f32 = !strcmp(info->weight_type, "f32");
+    info->struct_size = sizeof *info;
+    info->format = model->file.format;
+    info->architecture = config->architecture;
+    info->isa = model->kernels.isa;
+    info->device = "cpu";
+    info->n_threads = (int32_t)pool_threads(model->pool);
+    info->dim = (int32_t)config->dim;
+    info->hidden_dim = (int32_t)config->hidden_dim;
+    info->n_layers = (int32_t)config->n_layers;
+    info->n_heads = (int32_t)config->n_heads;
+    info->n_kv_heads = (int32_t)config->n_kv_heads;
+    info->head_dim = (int32_t)config->head_dim;
+    info->vocab_size = (int32_t)config->vocab_size;
+    info->seq_len = to_i32(config->seq_len);
+    info->trained_ctx = to_i32(config->trained_ctx);
+    info->sliding_window = to_i32(config->sliding_window);
+    info->group_size = (int32_t)config->group_size;
+    info->shared_classifier = config->shared_classifier;
+    info->rope_theta = config->rope_theta;
+    info->norm_eps = config->norm_eps;
+    info->bos_id = config->bos_id >= 0 || !model->tokenizer ? config->bos_id
+        : tokenizer_bos(model->tokenizer);
+    merge_eos(model);
+    info->kv_type = model->opts.kv_type ? model->opts.kv_type : f32 ? AK42_KV_TYPE_F32
+        : model->kernels.kv_default;
+    info->file_bytes = model->file.map.size;
+    info->packed_bytes = model->packed_bytes;
+}
+
+static ak42_status open_file(ak42_model *model, const char *path, const void *data, size_t size,
+                             ak42_error *err) {
+    container *c = &model->file;
+    const char *slash = strrchr(path, '/');
+    snprintf(c->name, sizeof c->name, "%s", slash ? slash + 1 : path);
+    c->alloc = &model->alloc;
+    ak42_status status = AK42_STATUS_OK;
+    if (data) filemap_borrow(&c->map, data, size);
+    else status = filemap_open(&c->map, path, model->opts.use_mmap != AK42_MMAP_NO, err);
+    if (!status) status = container_parse(c, CONTAINER_MODEL, err);
+    if (status) return status;
+    model->config = c->config;
+    return check_tensors(model, err);
+}
+
+ak42_status model_open(ak42_model **out, const char *path, const void *data, size_t size,
+                       const ak42_model_opts *opts,
+                       ak42_error *err) {
+    allocator alloc;
+    allocator_init(&alloc, opts->allocator, opts->allocator_user);
+    ak42_model *model = mem_zalloc(&alloc, 1, sizeof *model);
+    if (!model) return error_set(err, AK42_STATUS_NOMEM, "%s: no memory for a model", path);
+    atomic_init(&model->owners, 1);
+    model->alloc = alloc;
+    model->opts = *opts;
+    ak42_status status = kernels_select(&model->kernels, opts->isa, err);
+    if (!status) status = open_file(model, path, data, size, err);
+    if (!status) status = open_tokenizer(model, err);
+    if (!status) status = make_frequencies(model, err);
+    if (!status) status = start_threads(model, err);
+    if (!status) status = bind_weights(model, err);
+    if (status) {
+        model_free(model);
+        return status;
+    }
+    fill_info(model);
+    /* The caller's strings may go. */
+    model->opts.isa = model->info.isa;
+    model->opts.device = model->info.device;
+    model->opts.cuda_library = NULL;
+    *out = model;
+    return AK42_STATUS_OK;
+}
+
+void model_free(ak42_model *model) {
+    if (!model) return;
+    const allocator alloc = model->alloc;
+    pool_free(model->pool);
+    tokenizer_free(model->tokenizer);
+    page_free(model->packed, model->packed_bytes);
+    page_free(model->vectors, model->vectors_bytes);
+    mem_free(&alloc, model->inv_freq);
+    mem_free(&alloc, model->layers);
+    container_free(&model->file);
+    filemap_close(&model->file.map);
+    mem_free(&alloc, model);
+}

@@ -1,0 +1,77 @@
+/* ops.h: the operations of a forward pass, as a table that a device fills. forward.c is written once over it. Every op takes all
+ * rows (tokens) of the batch. On the CPU each thread of the team calls each op with the same arguments, and the op's result is
+ * complete, and seen by all, when the next op begins. */
+#ifndef AK42_OPS_H
+#define AK42_OPS_H
+
+#include "model.h"
+
+/* One pass over the weights: rows of one or more sessions, those of a session together and ascending. All arrays are (n_rows). */
+typedef struct batch {
+    uint32_t n_rows;
+    const int32_t *tokens;
+    const uint32_t *slots;             /* the row's place in its session's cache; it sees the places up to its own */
+    const int32_t *positions;          /* rotary positions */
+    ak42_session *const *sessions;     /* whose row it is */
+    float *const *logits;              /* where its logits go, (vocab_size); NULL: not wanted */
+} batch;
+
+/* The device's buffers and whatever else it keeps between passes; one pass at a time. */
+typedef struct workspace workspace;
+
+typedef struct exec {
+    const ak42_model *model;
+    const batch *batch;
+    workspace *ws;
+    team *team;
+} exec;
+
+/* Names of the buffers between ops; all are (n_rows, width), owned by the workspace. */
+typedef enum buffer {
+    BUFFER_X,                          /* the residual stream, (dim) */
+    BUFFER_Q,                          /* (n_heads * head_dim) */
+    BUFFER_K, BUFFER_V,                /* (n_kv_heads * head_dim) */
+    BUFFER_ATT,                        /* what attention gives, (n_heads * head_dim) */
+    BUFFER_H,                          /* inside the feed-forward, (hidden_dim) */
+    BUFFER_COUNT
+} buffer;
+
+typedef struct ops {
+    /* Begins a pass: rotary angles of the rows; x = embedding[token]. */
+    void (*embed)(exec *e, buffer x, const matrix *embedding);
+    /* out[i] = w[i] * norm(x), for n matrices. */
+    void (*norm_matmul)(exec *e, const buffer *out, const matrix *const *w, uint32_t n, buffer x, const float *norm);
+    /* Rotates q and k by their positions, scales q by attention_scale, appends k and v to the caches. */
+    void (*rope_store)(exec *e, buffer q, buffer k, buffer v, uint32_t layer);
+    /* out = softmax(q * K^T) * V over what each row sees. */
+    void (*attention)(exec *e, buffer out, buffer q, uint32_t layer);
+    /* x += w * in */
+    void (*matmul_add)(exec *e, buffer x, const matrix *w, buffer in);
+    /* out = silu(w1 * norm(x)) * (w3 * norm(x)) */
+    void (*norm_gate_up)(exec *e, buffer out, const matrix *w1, const matrix *w3, buffer x, const float *norm);
+    /* logits = head * norm(x), of the rows that want them. */
+    void (*logits)(exec *e, const matrix *head, buffer x, const float *norm);
+} ops;
+
+extern const ops cpu_ops;
+
+/* What one pass came to. */
+typedef struct pass_result {
+    bool cancelled;
+    int64_t nonfinite_row;             /* the first row with a logit that is not finite; -1: none */
+} pass_result;
+
+/* Buffers for passes over a model; max_rows is how many rows a pass may have. NOMEM. */
+ak42_status workspace_new(workspace **ws, const ak42_model *model, ak42_error *err);
+void workspace_free(workspace *ws);    /* accepts NULL */
+uint32_t workspace_max_rows(const workspace *ws);
+/* Runs one pass on all of the model's threads; callers queue up. cancel (may be NULL) is polled by the calling thread. */
+pass_result workspace_run(workspace *ws, const batch *batch, ak42_cancel_fn cancel, void *cancel_user);
+
+/* The forward pass, as each thread of the team runs it. poll (NULL but on thread 0) returns true to stop. */
+bool forward(const ops *ops, exec *e);
+/* Asked by forward at the start of each layer, on every thread; answered the same on all. */
+bool workspace_stopped(exec *e, uint32_t layer);
+void workspace_poll(exec *e, uint32_t layer);
+
+#endif

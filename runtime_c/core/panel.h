@@ -1,0 +1,17 @@
+/* panel.h: the panel16 layout (docs/format.md): row-major blocks to panels and back, and single rows as f32. Portable C; it is
+ * the definition that the kernels read. Used at load (packing), for embeddings (gathering) and by tests. */
+#ifndef AK42_PANEL_H
+#define AK42_PANEL_H
+
+#include "types.h"
+
+/* Packs panels [panel_begin, panel_end) of a row-major matrix (rows, columns) to dst, which points at panel_begin's bytes.
+ * src points at the whole matrix (INT8: the quants, the scales follow after rows * columns bytes); any alignment. */
+void panel_pack(const type_info *type, uint32_t group_size, uint8_t *dst, const uint8_t *src, uint64_t rows, uint64_t columns,
+                uint64_t panel_begin, uint64_t panel_end);
+/* The reverse: whole matrix, rows in file order. */
+void panel_unpack(const type_info *type, uint32_t group_size, uint8_t *dst, const uint8_t *src, uint64_t rows, uint64_t columns);
+/* One row of a panel16 matrix as f32 (columns). */
+void panel_row(const type_info *type, uint32_t group_size, float *out, const uint8_t *panels, uint64_t row, uint64_t columns);
+
+#endif

@@ -1,0 +1,15 @@
+/* quant.h: row-major blocks of every type to f32 and back: the definition of what a type's bytes mean. Byte-equal to gguf-py for
+ * GGUF's types. Single-threaded; api.c cuts rows over threads. */
+#ifndef AK42_QUANT_H
+#define AK42_QUANT_H
+
+#include "types.h"
+
+/* n weights (a whole number of blocks or groups). INT8: codes and scales are separate arrays. No alignment is needed of blocks. */
+void quant_decode(const type_info *type, float *out, const uint8_t *blocks, uint64_t n);
+void quant_decode_int8(float *out, const int8_t *codes, const uint8_t *scales, uint32_t group_size, uint64_t n);
+/* false where the type cannot be written. */
+bool quant_encode(const type_info *type, uint8_t *blocks, const float *src, uint64_t n);
+void quant_encode_int8(int8_t *codes, uint8_t *scales, const float *src, uint32_t group_size, uint64_t n);
+
+#endif

@@ -1,0 +1,294 @@
+/* cpu_matmul.c: the matrix products of a pass on the CPU: packs the input once, cuts panels of weights over threads, and calls one
+ * tile kernel. With few rows every thread packs the input for itself, which is cheaper than a barrier; with many the tiles are
+ * shared out. The order of a sum is the kernel's alone, so no choice made here can change a bit of a result. */
+#include <math.h>
+
+#include "../core/panel.h"
+#include "workspace.h"
+
+/* ---- packed input ---- */
+
+/* Where the packed rows of one form are. */
+typedef struct packed {
+    act_form form;
+    uint8_t *data;                     /* tiles of form.nr rows */
+    size_t row_bytes;
+} packed;
+
+typedef struct input {
+    const float *x;                    /* (n_rows, ldx) */
+    size_t ldx;
+    uint32_t n_rows, columns;
+    const float *norm;                 /* RMSNorm weight; NULL: x as it is */
+    packed packed[MATRICES_MAX];
+    uint32_t n_packed;
+} input;
+
+static thread_area *area_of(const exec *e) { return &e->ws->areas[e->team->thread]; }
+
+static void pack_tile(const exec *e, const input *in, const packed *p, uint8_t *dst, uint32_t row, uint32_t n_rows) {
+    const kernel_table *kernels = &e->model->kernels;
+    const float *x = in->x + row * in->ldx;
+    size_t ldx = in->ldx;
+    if (in->norm) {
+        thread_area *area = area_of(e);
+        ldx = round_up(in->columns, SUPER_K);
+        for (uint32_t i = 0; i < n_rows; i++)
+            kernels->rmsnorm(area->norm + i * ldx, x + i * in->ldx, in->norm, in->columns, e->model->config.norm_eps);
+        x = area->norm;
+    }
+    kernels->pack[p->form.kind](dst, x, ldx, n_rows, in->columns);
+}
+
+/* Packs the rows in each form that the matrices want. Ends with a barrier where the tiles are shared. */
+static void pack_input(exec *e, input *in, const matrix *const *w, uint32_t n) {
+    uint32_t smallest_nr = 0;
+    in->n_packed = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const act_form form = {w[i]->kernels->act, w[i]->kernels->nr};
+        uint32_t j = 0;
+        while (j < in->n_packed && (in->packed[j].form.kind != form.kind || in->packed[j].form.nr != form.nr)) j++;
+        if (j < in->n_packed) continue;
+        in->packed[in->n_packed++] = (packed){form, NULL, act_token_bytes(form.kind, in->columns)};
+        if (!smallest_nr || form.nr < smallest_nr) smallest_nr = form.nr;
+    }
+    const bool shared = in->n_rows > smallest_nr;
+    for (uint32_t j = 0; j < in->n_packed; j++) {
+        packed *p = &in->packed[j];
+        if (!shared) {
+            p->data = area_of(e)->act[j];
+            pack_tile(e, in, p, p->data, 0, in->n_rows);
+            continue;
+        }
+        p->data = e->ws->act[j];
+        const uint32_t n_tiles = (uint32_t)div_up(in->n_rows, p->form.nr);
+        for (uint32_t t = e->team->thread; t < n_tiles; t += e->team->n_threads) {
+            const uint32_t row = t * p->form.nr;
+            const uint32_t rows = in->n_rows - row < p->form.nr ? in->n_rows - row : p->form.nr;
+            pack_tile(e, in, p, p->data + row * p->row_bytes, row, rows);
+        }
+    }
+    if (shared) team_barrier(e->team);
+}
+
+static const packed *packed_for(const input *in, const matrix *w) {
+    uint32_t j = 0;
+    while (in->packed[j].form.kind != w->kernels->act || in->packed[j].form.nr != w->kernels->nr) j++;
+    return &in->packed[j];
+}
+
+/* ---- groups of panels ---- */
+
+static bool is_wide(const matrix *w, uint32_t n_rows) { return w->kernels->unpack && n_rows > w->kernels->nr; }
+
+uint32_t group_panels(const matrix *w) {
+    const uint64_t bytes = w->kernels->unpack ? (uint64_t)w->n_super * w->kernels->wide_super_bytes : w->panel_bytes;
+    uint64_t n = bytes ? GROUP_BYTES / bytes / 2 * 2 : GROUP_PANELS_MAX;
+    if (n < 2) n = 2;
+    return n > GROUP_PANELS_MAX ? GROUP_PANELS_MAX : (uint32_t)n;
+}
+
+size_t group_wide_bytes(const matrix *w) {
+    return w->kernels->unpack ? (size_t)group_panels(w) * w->n_super * w->kernels->wide_super_bytes : 0;
+}
+
+/* A group of panels, ready to be multiplied by any number of tiles. */
+typedef struct group {
+    const uint8_t *panels;
+    size_t panel_bytes;
+    kernel_gemm *gemm;
+    uint32_t n_panels;
+} group;
+
+static group group_open(const matrix *w, uint32_t panel, uint32_t n_panels, uint32_t n_rows, uint8_t *wide) {
+    const uint8_t *panels = w->panels + panel * w->panel_bytes;
+    if (!is_wide(w, n_rows)) return (group){panels, w->panel_bytes, w->kernels->gemm, n_panels};
+    const size_t wide_bytes = (size_t)w->n_super * w->kernels->wide_super_bytes;
+    for (uint32_t i = 0; i < n_panels; i++)
+        w->kernels->unpack(wide + i * wide_bytes, panels + i * w->panel_bytes, w->n_super, w->group_size);
+    return (group){wide, wide_bytes, w->kernels->gemm_wide, n_panels};
+}
+
+static void group_multiply(const group *g, const matrix *w, const packed *p, uint32_t row, uint32_t n_rows, float *out,
+                           size_t ldo, bool accumulate) {
+    g->gemm(&(gemm_args){
+        .out = out, .ldo = ldo, .panels = g->panels, .panel_bytes = g->panel_bytes, .n_panels = g->n_panels,
+        .act = p->data + row * p->row_bytes, .n_tokens = n_rows, .n_super = w->n_super, .group_size = w->group_size,
+        .accumulate = accumulate,
+    });
+}
+
+/* How many equal chunks the panels of a product are cut into, so that threads finish together. */
+static uint32_t chunk_count(const exec *e, uint64_t bytes, uint64_t n_panels, uint32_t n_rows) {
+    uint64_t per_thread = bytes / CHUNK_BYTES / e->team->n_threads;
+    if (n_rows > 1 && per_thread < 4) per_thread = 4;
+    if (per_thread < 1) per_thread = 1;
+    if (per_thread > CHUNKS_PER_THREAD_MAX) per_thread = CHUNKS_PER_THREAD_MAX;
+    const uint64_t chunks = per_thread * e->team->n_threads;
+    return (uint32_t)(chunks < n_panels ? chunks : n_panels);
+}
+
+/* First panel of chunk i of n; even where tiles are many, because kernels take panels in pairs. */
+static uint32_t chunk_begin(uint32_t i, uint32_t n, uint32_t n_panels, uint32_t n_rows) {
+    const uint32_t panel = (uint32_t)((uint64_t)n_panels * i / n);
+    return n_rows > 1 && i < n ? panel & ~1u : panel;
+}
+
+/* ---- the products ---- */
+
+/* Calls fn for [begin, end) of each group of panels within a chunk, tile by tile of rows. */
+typedef struct product {
+    const matrix *w;
+    const packed *in;
+    float *out;
+    size_t ldo;
+    bool accumulate;
+} product;
+
+static void product_panels(exec *e, const product *p, uint32_t begin, uint32_t end, uint32_t n_rows) {
+    const uint32_t nr = p->in->form.nr;
+    const uint32_t step = n_rows > nr ? group_panels(p->w) : end - begin;
+    for (uint32_t panel = begin; panel < end; panel += step) {
+        const uint32_t n_panels = end - panel < step ? end - panel : step;
+        const group g = group_open(p->w, panel, n_panels, n_rows, area_of(e)->wide[0]);
+        for (uint32_t row = 0; row < n_rows; row += nr)
+            group_multiply(&g, p->w, p->in, row, n_rows - row < nr ? n_rows - row : nr,
+                           p->out + row * p->ldo + (size_t)panel * PANEL_ROWS, p->ldo, p->accumulate);
+    }
+}
+
+static void run_products(exec *e, const product *products, uint32_t n, uint32_t n_rows) {
+    uint64_t bytes = 0;
+    uint32_t n_panels = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        bytes += products[i].w->n_panels * products[i].w->panel_bytes;
+        n_panels += products[i].w->n_panels;
+    }
+    const uint32_t n_chunks = chunk_count(e, bytes, n_panels, n_rows);
+    for (uint32_t chunk; (chunk = team_next(e->team, n_chunks)) < n_chunks;) {
+        const uint32_t begin = chunk_begin(chunk, n_chunks, n_panels, n_rows);
+        const uint32_t end = chunk_begin(chunk + 1, n_chunks, n_panels, n_rows);
+        uint32_t first = 0;                        /* the panel of the list at which products[i] begins */
+        for (uint32_t i = 0; i < n; first += products[i++].w->n_panels) {
+            const uint32_t last = first + products[i].w->n_panels;
+            const uint32_t from = begin > first ? begin : first, to = end < last ? end : last;
+            if (from < to) product_panels(e, &products[i], from - first, to - first, n_rows);
+        }
+    }
+    team_barrier(e->team);
+}
+
+void cpu_norm_matmul(exec *e, const buffer *out, const matrix *const *w, uint32_t n, buffer x, const float *norm) {
+    const uint32_t n_rows = e->batch->n_rows;
+    input in = {.x = e->ws->buffers[x], .ldx = e->ws->ld[x], .n_rows = n_rows, .columns = w[0]->columns, .norm = norm};
+    pack_input(e, &in, w, n);
+    product products[MATRICES_MAX];
+    for (uint32_t i = 0; i < n; i++)
+        products[i] = (product){w[i], packed_for(&in, w[i]), e->ws->buffers[out[i]], e->ws->ld[out[i]], false};
+    run_products(e, products, n, n_rows);
+}
+
+void cpu_matmul_add(exec *e, buffer x, const matrix *w, buffer in_buffer) {
+    const uint32_t n_rows = e->batch->n_rows;
+    input in = {.x = e->ws->buffers[in_buffer], .ldx = e->ws->ld[in_buffer], .n_rows = n_rows, .columns = w->columns};
+    pack_input(e, &in, &w, 1);
+    const product p = {w, packed_for(&in, w), e->ws->buffers[x], e->ws->ld[x], true};
+    run_products(e, &p, 1, n_rows);
+}
+
+void cpu_norm_gate_up(exec *e, buffer out, const matrix *w1, const matrix *w3, buffer x, const float *norm) {
+    const uint32_t n_rows = e->batch->n_rows;
+    const matrix *const both[] = {w1, w3};
+    thread_area *area = area_of(e);
+    input in = {.x = e->ws->buffers[x], .ldx = e->ws->ld[x], .n_rows = n_rows, .columns = w1->columns, .norm = norm};
+    pack_input(e, &in, both, 2);
+    const packed *in1 = packed_for(&in, w1), *in3 = packed_for(&in, w3);
+    const uint32_t nr = in1->form.nr < in3->form.nr ? in1->form.nr : in3->form.nr;
+    const uint32_t step_gate = group_panels(w1), step_up = group_panels(w3);
+    const uint32_t step = step_gate < step_up ? step_gate : step_up;
+    const size_t ld = GROUP_PANELS_MAX * PANEL_ROWS;
+
+    const uint32_t n_chunks = chunk_count(e, w1->n_panels * (w1->panel_bytes + w3->panel_bytes), w1->n_panels, n_rows);
+    for (uint32_t chunk; (chunk = team_next(e->team, n_chunks)) < n_chunks;) {
+        const uint32_t end = chunk_begin(chunk + 1, n_chunks, w1->n_panels, n_rows);
+        for (uint32_t panel = chunk_begin(chunk, n_chunks, w1->n_panels, n_rows); panel < end; panel += step) {
+            const uint32_t n_panels = end - panel < step ? end - panel : step;
+            const group gate = group_open(w1, panel, n_panels, n_rows, area->wide[0]);
+            const group up = group_open(w3, panel, n_panels, n_rows, area->wide[1]);
+            for (uint32_t row = 0; row < n_rows; row += nr) {
+                const uint32_t rows = n_rows - row < nr ? n_rows - row : nr;
+                group_multiply(&gate, w1, in1, row, rows, area->tile[0], ld, false);
+                group_multiply(&up, w3, in3, row, rows, area->tile[1], ld, false);
+                for (uint32_t i = 0; i < rows; i++)
+                    e->model->kernels.silu_mul(buffer_row(e, out, row + i) + (size_t)panel * PANEL_ROWS, area->tile[0] + i * ld,
+                                               area->tile[1] + i * ld, n_panels * PANEL_ROWS);
+            }
+        }
+    }
+    team_barrier(e->team);
+}
+
+/* ---- logits ---- */
+
+/* Copies n values and tells whether all are finite. */
+static bool copy_finite(float *out, const float *in, uint32_t n) {
+    uint32_t bad = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &in[i], sizeof bits);
+        bad |= (uint32_t)((bits & 0x7f800000u) == 0x7f800000u);
+        out[i] = in[i];
+    }
+    return !bad;
+}
+
+static void note_nonfinite(workspace *ws, uint32_t row) {
+    long long lowest = atomic_load_explicit(&ws->nonfinite_row, memory_order_relaxed);
+    while (row < lowest && !atomic_compare_exchange_weak(&ws->nonfinite_row, &lowest, row)) {}
+}
+
+/* Moves the rows that want logits to the front of x; returns how many. */
+static uint32_t gather_rows(exec *e, buffer x) {
+    const batch *b = e->batch;
+    uint32_t n = 0;
+    for (uint32_t row = 0; row < b->n_rows; row++) {
+        if (!b->logits[row]) continue;
+        if (n != row && !e->team->thread)
+            memcpy(buffer_row(e, x, n), buffer_row(e, x, row), e->model->config.dim * sizeof(float));
+        n++;
+    }
+    return n;
+}
+
+void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm) {
+    const batch *b = e->batch;
+    thread_area *area = area_of(e);
+    const uint32_t n_rows = gather_rows(e, x);
+    team_barrier(e->team);
+    if (!n_rows) return;
+    input in = {.x = e->ws->buffers[x], .ldx = e->ws->ld[x], .n_rows = n_rows, .columns = head->columns, .norm = norm};
+    pack_input(e, &in, &head, 1);
+    const packed *p = packed_for(&in, head);
+    const uint32_t step = group_panels(head);
+    const size_t ld = GROUP_PANELS_MAX * PANEL_ROWS;
+    const uint32_t n_chunks = chunk_count(e, head->n_panels * head->panel_bytes, head->n_panels, n_rows);
+    for (uint32_t chunk; (chunk = team_next(e->team, n_chunks)) < n_chunks;) {
+        const uint32_t end = chunk_begin(chunk + 1, n_chunks, head->n_panels, n_rows);
+        for (uint32_t panel = chunk_begin(chunk, n_chunks, head->n_panels, n_rows); panel < end; panel += step) {
+            const uint32_t n_panels = end - panel < step ? end - panel : step;
+            const group g = group_open(head, panel, n_panels, n_rows, area->wide[0]);
+            const uint32_t first = panel * PANEL_ROWS;
+            const uint32_t width = head->rows - first < n_panels * PANEL_ROWS ? head->rows - first : n_panels * PANEL_ROWS;
+            uint32_t source = 0;                   /* the batch row behind the gathered one */
+            for (uint32_t row = 0; row < n_rows; row += p->form.nr) {
+                const uint32_t rows = n_rows - row < p->form.nr ? n_rows - row : p->form.nr;
+                group_multiply(&g, head, p, row, rows, area->tile[0], ld, false);
+                for (uint32_t i = 0; i < rows; i++, source++) {
+                    while (!b->logits[source]) source++;
+                    if (!copy_finite(b->logits[source] + first, area->tile[0] + i * ld, width)) note_nonfinite(e->ws, source);
+                }
+            }
+        }
+    }
+    team_barrier(e->team);
+}

@@ -1,0 +1,160 @@
+/* k_avx512.c: matrix products on F32, F16 and BF16 weights with f32 activations for x86-64 with AVX-512 (F, BW, DQ, VL), reading
+ * and peaks. Every output is one chain of fused multiply-adds, k ascending, whatever the tile. The other slots of the ISA are
+ * filled by k_avx512_*.c. */
+#if defined(__x86_64__)
+
+#include "k_avx512.h"
+
+/* ---- matrices ---- */
+
+typedef enum float_form { FORM_F32, FORM_F16, FORM_BF16 } float_form;
+
+enum { FLOAT_NR = 12 };
+/* Asked for this many bytes early: the processor's own prefetcher stops at each page and brings them too late. */
+enum { FLOAT_AHEAD = 4096 };
+
+/* sum += w * x of one k. */
+AVX512_FN void float_step(__m512 sum[24], const __m512 *w, const float *x, int np, int n) {
+    AK42_UNROLL for (int t = 0; t < n; t++) {
+        const __m512 value = _mm512_set1_ps(x[t]);
+        AK42_UNROLL for (int p = 0; p < np; p++) sum[p * n + t] = _mm512_fmadd_ps(w[p], value, sum[p * n + t]);
+    }
+}
+
+/* A k-pair of np panels. */
+AVX512_FN void float_pair(__m512 sum[24], const uint8_t *panel, size_t panel_bytes, const float *x, int np, int n, float_form form) {
+    __m512 w[8];
+    __m512i both[8];
+    AK42_UNROLL for (int p = 0; p < np; p++) {
+        const uint8_t *at = panel + p * panel_bytes;
+        if (n < FLOAT_NR) {
+            _mm_prefetch((const char *)at + FLOAT_AHEAD, _MM_HINT_T0);
+            if (form == FORM_F32) _mm_prefetch((const char *)at + FLOAT_AHEAD + 64, _MM_HINT_T0);
+        }
+        both[p] = _mm512_load_si512(at);
+        if (form == FORM_F16) both[p] = avx512_part_pairs(both[p]);
+        w[p] = form == FORM_F32 ? _mm512_castsi512_ps(both[p])
+             : form == FORM_F16 ? avx512_f16_first(both[p]) : avx512_bf16_first(both[p]);
+    }
+    float_step(sum, w, x, np, n);
+    AK42_UNROLL for (int p = 0; p < np; p++)
+        w[p] = form == FORM_F32 ? _mm512_load_ps(panel + p * panel_bytes + 64)
+             : form == FORM_F16 ? avx512_f16_second(both[p]) : avx512_bf16_second(both[p]);
+    float_step(sum, w, x + n, np, n);
+}
+
+/* out for n tokens and np panels from panel on. */
+AVX512_FN void float_tile(const gemm_args *args, uint32_t panel, int np, int n, float_form form) {
+    const uint8_t *w = args->panels + panel * args->panel_bytes;
+    const float *x = (const float *)(const void *)args->act;
+    const size_t pair_bytes = form == FORM_F32 ? 128 : 64;
+    __m512 sum[24];
+    AK42_UNROLL for (int i = 0; i < np * n; i++) sum[i] = _mm512_setzero_ps();
+    for (uint32_t i = 0; i < args->n_super * (SUPER_K / 4); i++, w += 2 * pair_bytes, x += 4 * n) {
+        float_pair(sum, w, args->panel_bytes, x, np, n, form);
+        float_pair(sum, w + pair_bytes, args->panel_bytes, x + 2 * n, np, n, form);
+    }
+    AK42_UNROLL for (int p = 0; p < np; p++)
+        AK42_UNROLL for (int t = 0; t < n; t++) {
+            float *out = args->out + t * args->ldo + (panel + (uint32_t)p) * PANEL_ROWS;
+            _mm512_storeu_ps(out, args->accumulate ? _mm512_add_ps(_mm512_loadu_ps(out), sum[p * n + t]) : sum[p * n + t]);
+        }
+}
+
+/* np panels at once, and what is left one by one. */
+AVX512_FN void float_panels(const gemm_args *args, int np, int n, float_form form) {
+    uint32_t panel = 0;
+    for (; panel + (uint32_t)np <= args->n_panels; panel += (uint32_t)np) float_tile(args, panel, np, n, form);
+    for (; panel < args->n_panels; panel++) float_tile(args, panel, 1, n, form);
+}
+
+/* One function for each number of tokens, so that all of a tile stays in registers: np panels in flight hide the latency of the
+ * chains. */
+#define FLOAT_GEMM_N(name, n, np, form)                                                                                          \
+    AVX512 static void name##_##n(const gemm_args *args) { float_panels(args, np, n, form); }
+#define FLOAT_GEMM(name, form)                                                                                                   \
+    FLOAT_GEMM_N(name, 1, 4, form)                                                                                               \
+    FLOAT_GEMM_N(name, 2, 4, form)                                                                                               \
+    FLOAT_GEMM_N(name, 3, 4, form)                                                                                               \
+    FLOAT_GEMM_N(name, 4, 4, form)                                                                                               \
+    FLOAT_GEMM_N(name, 5, 2, form)                                                                                               \
+    FLOAT_GEMM_N(name, 6, 2, form)                                                                                               \
+    FLOAT_GEMM_N(name, 7, 2, form)                                                                                               \
+    FLOAT_GEMM_N(name, 8, 2, form)                                                                                               \
+    FLOAT_GEMM_N(name, 9, 2, form)                                                                                               \
+    FLOAT_GEMM_N(name, 10, 2, form)                                                                                              \
+    FLOAT_GEMM_N(name, 11, 2, form)                                                                                              \
+    FLOAT_GEMM_N(name, 12, 2, form)                                                                                              \
+    static void name(const gemm_args *args) {                                                                                    \
+        kernel_gemm *const by_tokens[FLOAT_NR] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6,                    \
+                                                  name##_7, name##_8, name##_9, name##_10, name##_11, name##_12};                \
+        by_tokens[args->n_tokens - 1](args);                                                                                     \
+    }
+
+FLOAT_GEMM(gemm_f32, FORM_F32)
+FLOAT_GEMM(gemm_f16, FORM_F16)
+FLOAT_GEMM(gemm_bf16, FORM_BF16)
+
+/* F16 and BF16 panels widen to F32 panels. */
+AVX512 static void unpack_f16(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {
+    (void)group_size;
+    for (size_t line = 0; line < (size_t)n_super * (SUPER_K / 2); line++) {
+        const __m512i parted = avx512_part_pairs(_mm512_load_si512(panel + line * 64));
+        _mm512_store_ps(dst + line * 128, avx512_f16_first(parted));
+        _mm512_store_ps(dst + line * 128 + 64, avx512_f16_second(parted));
+    }
+}
+AVX512 static void unpack_bf16(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {
+    (void)group_size;
+    for (size_t line = 0; line < (size_t)n_super * (SUPER_K / 2); line++) {
+        const __m512i both = _mm512_load_si512(panel + line * 64);
+        _mm512_store_ps(dst + line * 128, avx512_bf16_first(both));
+        _mm512_store_ps(dst + line * 128 + 64, avx512_bf16_second(both));
+    }
+}
+
+/* ---- reading and peaks ---- */
+
+AVX512 static uint64_t read_sum(const uint8_t *data, size_t size) {
+    __m512i sum[4];
+    AK42_UNROLL for (int i = 0; i < 4; i++) sum[i] = _mm512_setzero_si512();
+    for (size_t at = 0; at < size; at += 256)
+        AK42_UNROLL for (int i = 0; i < 4; i++) sum[i] = _mm512_add_epi64(sum[i], _mm512_load_si512(data + at + i * 64));
+    const __m512i all = _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3]));
+    return (uint64_t)_mm512_reduce_add_epi64(all);
+}
+
+enum { PEAK_CHAINS = 16 };
+
+AVX512 static double peak_f32(uint64_t n, float *sink) {
+    const __m512 a = _mm512_set1_ps(sink[0]), b = _mm512_set1_ps(0.5f);
+    __m512 sum[PEAK_CHAINS], all = _mm512_setzero_ps();
+    AK42_UNROLL for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = _mm512_set1_ps((float)i);
+    const uint64_t rounds = n / PEAK_CHAINS;
+    for (uint64_t r = 0; r < rounds; r++)
+        AK42_UNROLL for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = _mm512_fmadd_ps(a, b, sum[i]);
+    AK42_UNROLL for (int i = 0; i < PEAK_CHAINS; i++) all = _mm512_add_ps(all, sum[i]);
+    *sink = _mm512_reduce_add_ps(all);
+    return (double)rounds * PEAK_CHAINS * 32;
+}
+
+void kernels_fill_avx512(kernel_table *table) {
+    const uint32_t f32_super_bytes = SUPER_K * PANEL_ROWS * 4;
+    table->kv_default = AK42_KV_TYPE_F16;
+    table->types[KERNEL_F32] = (type_kernels){.act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32};
+    table->types[KERNEL_F16] = (type_kernels){.act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f16, .unpack = unpack_f16,
+                                              .gemm_wide = gemm_f32, .wide_super_bytes = f32_super_bytes};
+    table->types[KERNEL_BF16] = (type_kernels){.act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_bf16, .unpack = unpack_bf16,
+                                               .gemm_wide = gemm_f32, .wide_super_bytes = f32_super_bytes};
+    avx512_fill_quant(table);
+    avx512_fill_pack(table);
+    avx512_fill_attn(table);
+    avx512_fill_store(table);
+    avx512_fill_vectors(table);
+    table->read = read_sum;
+    table->peak_f32 = peak_f32;
+}
+
+#else
+typedef int k_avx512_is_empty;
+#endif

@@ -1,0 +1,122 @@
+/* k_avx512_pack.c: packs tiles of activations for x86-64 with AVX-512: bit for bit what k_generic.c packs. */
+#if defined(__x86_64__)
+
+#include "k_avx512.h"
+
+/* ---- F32 and BF16: words of 4 bytes, of n tokens, side by side ---- */
+
+AVX512_FN void pack_words(uint8_t *act, const float *x, size_t ldx, uint32_t n, uint32_t columns, size_t n_words, avx512_words_fn *words) {
+    for (size_t at = 0; at < n_words; at += 16) {
+        if (n == 1) {
+            _mm512_storeu_si512(act + at * 4, words(x, at, columns));
+            continue;
+        }
+        __m512i w[16];
+        AK42_UNROLL for (uint32_t t = 0; t < 16; t++) w[t] = t < n ? words(x + t * ldx, at, columns) : _mm512_setzero_si512();
+        avx512_transpose(w);
+        AK42_UNROLL for (uint32_t i = 0; i < 16; i++) _mm512_mask_storeu_epi32(act + (at + i) * n * 4, avx512_lanes(n), w[i]);
+    }
+}
+
+AVX512 static void pack_f32(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+    pack_words(act, x, ldx, n_tokens, columns, round_up(columns, SUPER_K), avx512_words_f32);
+}
+AVX512 static void pack_bf16(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+    pack_words(act, x, ldx, n_tokens, columns, round_up(columns, SUPER_K) / 2, avx512_words_bf16);
+}
+
+/* ---- Q8: 16 blocks of one token at a time, so that sums across lanes are shared ---- */
+
+enum { SIXTEEN = 16 };
+
+/* Lane b: the largest magnitude in block b, compared as integers, so that NaN counts as the largest. */
+AVX512_FN __m512i block_maxima(const float *x, size_t at, size_t columns) {
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512i m[SIXTEEN], pairs[8], quads[4];
+    AK42_UNROLL for (uint32_t b = 0; b < SIXTEEN; b++) {
+        const __m512i low = _mm512_castps_si512(avx512_load_row(x, at + b * 32, columns));
+        const __m512i high = _mm512_castps_si512(avx512_load_row(x, at + b * 32 + 16, columns));
+        m[b] = _mm512_max_epi32(_mm512_and_si512(low, magnitude), _mm512_and_si512(high, magnitude));
+    }
+    AK42_UNROLL for (int i = 0; i < 8; i++)
+        pairs[i] = _mm512_max_epi32(_mm512_unpacklo_epi32(m[2 * i], m[2 * i + 1]), _mm512_unpackhi_epi32(m[2 * i], m[2 * i + 1]));
+    AK42_UNROLL for (int i = 0; i < 4; i++)
+        quads[i] = _mm512_max_epi32(_mm512_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]),
+                                    _mm512_unpackhi_epi64(pairs[2 * i], pairs[2 * i + 1]));
+    const __m512i first = _mm512_max_epi32(_mm512_shuffle_i32x4(quads[0], quads[1], 0x44), _mm512_shuffle_i32x4(quads[0], quads[1], 0xee));
+    const __m512i last = _mm512_max_epi32(_mm512_shuffle_i32x4(quads[2], quads[3], 0x44), _mm512_shuffle_i32x4(quads[2], quads[3], 0xee));
+    return _mm512_max_epi32(_mm512_shuffle_i32x4(first, last, 0x88), _mm512_shuffle_i32x4(first, last, 0xdd));
+}
+
+/* d and the factor that quantises; zeros where a block is zero or too small, d NaN where it is not finite. */
+AVX512_FN __m512 block_scales(__m512 *inverse, __m512i maxima) {
+    const __m512 max = _mm512_castsi512_ps(maxima), divided = _mm512_div_ps(_mm512_set1_ps(127.0f), max);
+    const __mmask16 finite = _mm512_cmplt_epi32_mask(maxima, _mm512_set1_epi32(0x7f800000));
+    const __mmask16 useful = finite & _mm512_cmp_ps_mask(divided, _mm512_set1_ps(INFINITY), _CMP_LT_OQ);
+    *inverse = _mm512_maskz_mov_ps(useful, divided);
+    return _mm512_mask_mov_ps(_mm512_maskz_div_ps(useful, max, _mm512_set1_ps(127.0f)), (__mmask16)~finite, _mm512_set1_ps(NAN));
+}
+
+AVX512_FN __m512i quantise(const float *x, size_t at, size_t columns, float inverse) {
+    return _mm512_cvtps_epi32(_mm512_mul_ps(avx512_load_row(x, at, columns), _mm512_set1_ps(inverse)));
+}
+/* Two blocks of codes. */
+AVX512_FN __m512i quantise_blocks(const float *x, size_t at, size_t columns, const float inverse[2]) {
+    const __m512i first = _mm512_packs_epi32(quantise(x, at, columns, inverse[0]), quantise(x, at + 16, columns, inverse[0]));
+    const __m512i second = _mm512_packs_epi32(quantise(x, at + 32, columns, inverse[1]), quantise(x, at + 48, columns, inverse[1]));
+    const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);      /* packs works by 128 bits */
+    return _mm512_permutexvar_epi32(order, _mm512_packs_epi16(first, second));
+}
+
+/* Lane b: the sum of the codes of block b, of which codes[b / 2] holds 32. */
+AVX512_FN __m512i block_sums(const __m512i codes[8]) {
+    __m512i s[8], pairs[4], quads[2];
+    AK42_UNROLL for (int i = 0; i < 8; i++)
+        s[i] = _mm512_madd_epi16(_mm512_maddubs_epi16(_mm512_set1_epi8(1), codes[i]), _mm512_set1_epi16(1));
+    AK42_UNROLL for (int i = 0; i < 4; i++)
+        pairs[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(s[2 * i], s[2 * i + 1]), _mm512_unpackhi_epi32(s[2 * i], s[2 * i + 1]));
+    AK42_UNROLL for (int i = 0; i < 2; i++)
+        quads[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]),
+                                    _mm512_unpackhi_epi64(pairs[2 * i], pairs[2 * i + 1]));
+    const __m512i sums = _mm512_add_epi32(_mm512_shuffle_i32x4(quads[0], quads[1], 0x88), _mm512_shuffle_i32x4(quads[0], quads[1], 0xdd));
+    const __m512i order = _mm512_set_epi32(15, 11, 14, 10, 13, 9, 12, 8, 7, 3, 6, 2, 5, 1, 4, 0);      /* even blocks, odd blocks */
+    return _mm512_permutexvar_epi32(order, sums);
+}
+
+/* Up to 16 blocks of token t, from column `at` on. */
+AVX512_FN void pack_q8_blocks(uint8_t *act, const float *x, size_t at, uint32_t columns, uint32_t n_blocks, uint32_t t, uint32_t n) {
+    _Alignas(64) float d[SIXTEEN], inverse[SIXTEEN];
+    _Alignas(64) int32_t s[SIXTEEN];
+    __m512i codes[8];
+    __m512 inverses;
+    _mm512_store_ps(d, block_scales(&inverses, block_maxima(x, at, columns)));
+    _mm512_store_ps(inverse, inverses);
+    AK42_UNROLL for (uint32_t b = 0; b < SIXTEEN; b += 2) codes[b / 2] = quantise_blocks(x, at + b * 32, columns, inverse + b);
+    _mm512_store_si512(s, block_sums(codes));
+    AK42_UNROLL for (uint32_t b = 0; b < SIXTEEN; b++) {
+        if (b >= n_blocks) break;
+        uint8_t *block = act + ((at / ACT_BLOCK + b) * n) * ACT_Q8_BLOCK_BYTES;
+        const __m256i half = b % 2 ? _mm512_extracti64x4_epi64(codes[b / 2], 1) : _mm512_castsi512_si256(codes[b / 2]);
+        _mm256_storeu_si256((__m256i *)(void *)(block + t * ACT_BLOCK), half);
+        memcpy(block + n * ACT_BLOCK + t * 4, &d[b], 4);
+        memcpy(block + n * (ACT_BLOCK + 4) + t * 4, &s[b], 4);
+    }
+}
+
+AVX512 static void pack_q8(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+    const size_t n_blocks = round_up(columns, SUPER_K) / ACT_BLOCK;
+    for (uint32_t t = 0; t < n_tokens; t++)
+        for (size_t b = 0; b < n_blocks; b += SIXTEEN)
+            pack_q8_blocks(act, x + t * ldx, b * ACT_BLOCK, columns, n_blocks - b < SIXTEEN ? (uint32_t)(n_blocks - b) : SIXTEEN, t,
+                           n_tokens);
+}
+
+void avx512_fill_pack(kernel_table *table) {
+    table->pack[ACT_F32] = pack_f32;
+    table->pack[ACT_BF16] = pack_bf16;
+    table->pack[ACT_Q8] = pack_q8;
+}
+
+#else
+typedef int k_avx512_pack_is_empty;
+#endif

@@ -1,0 +1,13 @@
+/* k_plain.h: what the plain C kernel files lend each other and the ISA files: matrix products on exact f32 activations.
+ * Private to cpu/. */
+#ifndef AK42_K_PLAIN_H
+#define AK42_K_PLAIN_H
+
+#include "kernels.h"
+
+/* Dequantise weights to f32, multiply with ACT_F32 tiles, k ascending. Defined in k_reference.c. */
+void plain_gemm_f32(const gemm_args *args);
+void plain_gemm_f16(const gemm_args *args);
+void plain_gemm_bf16(const gemm_args *args);
+
+#endif

@@ -1,0 +1,23 @@
+/* k_simd.h: the two compiler words that ISA files need. Private to cpu/. */
+#ifndef AK42_K_SIMD_H
+#define AK42_K_SIMD_H
+
+#if defined(__GNUC__)
+/* The function may use these instructions; the file is built without flags. */
+#define AK42_TARGET(isa) __attribute__((target(isa)))
+/* Copied into its caller whatever its size: tile shapes are arguments that must become constants. */
+#define AK42_INLINE __attribute__((always_inline)) inline
+#else
+#define AK42_TARGET(isa)
+#define AK42_INLINE inline
+#endif
+
+#if defined(__clang__)
+#define AK42_UNROLL _Pragma("clang loop unroll(full)")
+#elif defined(__GNUC__)
+#define AK42_UNROLL _Pragma("GCC unroll 64")
+#else
+#define AK42_UNROLL
+#endif
+
+#endif

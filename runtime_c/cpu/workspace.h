@@ -1,0 +1,80 @@
+/* workspace.h: the CPU's buffers for passes over one model and what the CPU ops share. Private to cpu/workspace.c and cpu/cpu_*.c.
+ * One pass at a time uses it (the pool sees to that). */
+#ifndef AK42_WORKSPACE_H
+#define AK42_WORKSPACE_H
+
+#include "../core/ops.h"
+#include "../core/session.h"
+
+enum {
+    MATRICES_MAX = 3,                  /* that share one input */
+    GROUP_BYTES = 256 * 1024,          /* weights that stay in the second-level cache while tiles of tokens pass over them */
+    GROUP_PANELS_MAX = 32,
+    CHUNK_BYTES = 128 * 1024,          /* weights that a thread takes at a time */
+    CHUNKS_PER_THREAD_MAX = 16
+};
+
+/* A form of packed activations that some matrix wants. */
+typedef struct act_form {
+    act_kind kind;
+    uint32_t nr;
+} act_form;
+
+/* What each thread has for itself; all 64-byte aligned. */
+typedef struct thread_area {
+    float *norm;                       /* (TILE_TOKENS_MAX, widest input) */
+    uint8_t *act[MATRICES_MAX];        /* one packed tile each */
+    float *tile[2];                    /* (TILE_TOKENS_MAX, GROUP_PANELS_MAX * 16) */
+    uint8_t *wide[2];                  /* a group of unpacked panels */
+} thread_area;
+
+/* Consecutive rows of one session whose heads attend together. */
+typedef struct attn_tile {
+    uint32_t row, n_rows;
+} attn_tile;
+
+struct workspace {
+    const ak42_model *model;
+    uint32_t max_rows;
+    float *buffers[BUFFER_COUNT];      /* (max_rows, ld) */
+    size_t ld[BUFFER_COUNT];           /* widths rounded up to SUPER_K */
+    float *cosine, *sine;              /* (max_rows, rotary_dim / 2) */
+    uint8_t *act[MATRICES_MAX];        /* packed tiles of all rows, by form */
+    size_t act_bytes;                  /* of each */
+    thread_area *areas;                /* (n_threads) */
+    attn_tile *tiles;                  /* (max_rows) */
+    uint32_t n_tiles;
+    float *partial;                    /* attention chunks that wait to be merged */
+    size_t partial_floats;
+    atomic_uint *tickets;              /* (max_tickets): chunks done, by task */
+    uint32_t max_tickets;
+    uint8_t *pages;                    /* all of the above */
+    uint64_t pages_bytes;
+
+    /* the pass that runs */
+    const batch *batch;
+    ak42_cancel_fn cancel;
+    void *cancel_user;
+    atomic_uint stop_layer;            /* layer at whose start it was cancelled; UINT32_MAX: not */
+    atomic_llong nonfinite_row;        /* lowest; INT64_MAX: none */
+};
+
+static inline float *buffer_row(const exec *e, buffer b, uint32_t row) {
+    return e->ws->buffers[b] + row * e->ws->ld[b];
+}
+
+/* The ops, by file. */
+void cpu_norm_matmul(exec *e, const buffer *out, const matrix *const *w, uint32_t n, buffer x, const float *norm);
+void cpu_matmul_add(exec *e, buffer x, const matrix *w, buffer in);
+void cpu_norm_gate_up(exec *e, buffer out, const matrix *w1, const matrix *w3, buffer x, const float *norm);
+void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm);
+void cpu_rope_store(exec *e, buffer q, buffer k, buffer v, uint32_t layer);
+void cpu_attention(exec *e, buffer out, buffer q, uint32_t layer);
+/* Cuts the batch into attention tiles; called by one thread before the first attention of a pass. */
+void cpu_attention_plan(exec *e);
+
+/* Panels of a group, and the bytes that its unpacked form takes (0 where the type is never unpacked). */
+uint32_t group_panels(const matrix *w);
+size_t group_wide_bytes(const matrix *w);
+
+#endif

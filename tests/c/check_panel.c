@@ -1,0 +1,271 @@
+/* check_panel.c: panel16 against docs/format.md: every byte of random matrices against the table written out element by
+ * element, checksums written down once, round trips for odd rows and columns, rows against the decoders. `--bench` prints
+ * the speed of packing. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "../../runtime_c/core/panel.h"
+#include "../../runtime_c/core/quant.h"
+
+static int n_passed, n_failed;
+
+static void check(bool ok, const char *type, uint32_t group, uint64_t rows, uint64_t columns, const char *what) {
+    if (ok) {
+        n_passed++;
+    } else {
+        n_failed++;
+        printf("FAILED %s group %u, %llu x %llu: %s\n", type, group, (unsigned long long)rows, (unsigned long long)columns,
+               what);
+    }
+}
+
+static uint64_t rng_state;
+static uint8_t random_byte(void) {
+    rng_state = rng_state * 6364136223846793005u + 1442695040888963407u;
+    return (uint8_t)(rng_state >> 56);
+}
+
+/* Bytes for a matrix in file order; halves and floats are kept finite so that rows compare by value. */
+static void fill(const type_info *type, uint32_t group, uint8_t *data, uint64_t rows, uint64_t columns, uint64_t size) {
+    rng_state = 1;
+    for (uint64_t i = 0; i < size; i++) data[i] = random_byte();
+    if (type->id == TYPE_F32)
+        for (uint64_t i = 3; i < size; i += 4) data[i] &= 0xbf;
+    if (type->id == TYPE_F16 || type->id == TYPE_BF16)
+        for (uint64_t i = 1; i < size; i += 2) data[i] &= 0xbf;
+    if (type->id == TYPE_INT8)
+        for (uint64_t i = rows * columns + 3; i < size; i += 4) data[i] &= 0xbf;
+    if (type->block_len > 1)
+        for (uint64_t i = 0; i < size; i += type->block_bytes)
+            for (uint32_t f = 0; f < (type->id == TYPE_Q4_1 ? 2u : 1u); f++) data[i + 2 * f + 1] &= 0xbf;
+    (void)group;
+}
+
+/* ---- the table of docs/format.md, element by element ---- */
+
+typedef struct matrix {
+    const type_info *type;
+    uint32_t group;
+    uint64_t rows, columns;
+    const uint8_t *data;
+} matrix;
+
+static const uint8_t *block_of(const matrix *m, uint64_t row, uint64_t k) {
+    return m->data + (row * (m->columns / 32) + k / 32) * m->type->block_bytes;
+}
+/* The 4-bit code of a weight, or what stands in for one past the end. */
+static uint8_t nibble(const matrix *m, uint64_t row, uint64_t k) {
+    if (row >= m->rows || k >= m->columns) return m->type->id == TYPE_Q4_0 ? 8 : 0;
+    uint8_t byte = block_of(m, row, k)[(m->type->id == TYPE_Q4_0 ? 2 : 4) + k % 16];
+    return k % 32 < 16 ? byte & 15 : byte >> 4;
+}
+static uint8_t code(const matrix *m, uint64_t row, uint64_t k) {
+    if (row >= m->rows || k >= m->columns) return 128;
+    uint8_t q = m->type->id == TYPE_INT8 ? m->data[row * m->columns + k] : block_of(m, row, k)[2 + k % 32];
+    return (uint8_t)(q + 128);
+}
+
+static uint64_t expected_super(const matrix *m, uint8_t *out, uint64_t row, uint64_t k) {
+    uint8_t *p = out;
+    switch (m->type->id) {
+    case TYPE_F32:
+        for (uint64_t i = k; i < k + 64; i++)
+            for (uint64_t r = row; r < row + 16; r++)
+                for (int b = 0; b < 4; b++)
+                    *p++ = r < m->rows && i < m->columns ? m->data[(r * m->columns + i) * 4 + (uint64_t)b] : 0;
+        break;
+    case TYPE_F16:
+    case TYPE_BF16:
+        for (uint64_t pair = k; pair < k + 64; pair += 2)
+            for (uint64_t r = row; r < row + 16; r++)
+                for (uint64_t i = pair; i < pair + 2; i++)
+                    for (int b = 0; b < 2; b++)
+                        *p++ = r < m->rows && i < m->columns ? m->data[(r * m->columns + i) * 2 + (uint64_t)b] : 0;
+        break;
+    case TYPE_Q8_0:
+    case TYPE_INT8: {
+        uint64_t group = m->type->id == TYPE_INT8 ? m->group : 32;
+        int bytes = m->type->id == TYPE_INT8 ? 4 : 2;
+        for (uint64_t i = k; i < k + 64; i += group)
+            for (uint64_t r = row; r < row + 16; r++)
+                for (int b = 0; b < bytes; b++) {
+                    bool inside = r < m->rows && i < m->columns;
+                    const uint8_t *scale = m->type->id == TYPE_INT8
+                        ? m->data + m->rows * m->columns + (r * m->columns + i) / group * 4 : block_of(m, r, i);
+                    *p++ = inside ? scale[b] : 0;
+                }
+        for (uint64_t i = k; i < k + 64; i += 4)
+            for (uint64_t r = row; r < row + 16; r++)
+                for (uint64_t j = i; j < i + 4; j++) *p++ = code(m, r, j);
+        break;
+    }
+    default:
+        for (int field = 0; field < (m->type->id == TYPE_Q4_1 ? 2 : 1); field++)
+            for (uint64_t i = k; i < k + 64; i += 32)
+                for (uint64_t r = row; r < row + 16; r++)
+                    for (int b = 0; b < 2; b++)
+                        *p++ = r < m->rows && i < m->columns ? block_of(m, r, i)[2 * field + b] : 0;
+        for (uint64_t i = k; i < k + 32; i += 4)
+            for (uint64_t r = row; r < row + 16; r++)
+                for (uint64_t j = i; j < i + 4; j++) *p++ = (uint8_t)(nibble(m, r, j) | nibble(m, r, j + 32) << 4);
+    }
+    return (uint64_t)(p - out);
+}
+
+/* ---- checks ---- */
+
+static void check_matrix(const type_info *type, uint32_t group, uint64_t rows, uint64_t columns) {
+    uint64_t bytes, panel_bytes = type_panel_bytes(type, group, columns), super_bytes = type_super_bytes(type, group);
+    uint64_t packed_bytes, n_panels = div_up(rows, 16), n_super = div_up(columns, 64);
+    bool sized = type_bytes(&bytes, type, group, LAYOUT_ROWS, rows, columns) &&
+                 type_bytes(&packed_bytes, type, group, LAYOUT_PANEL16, rows, columns);
+    check(sized && packed_bytes == n_panels * panel_bytes, type->name, group, rows, columns, "sizes");
+    if (!sized) return;
+    uint8_t *memory = malloc(bytes + 1), *data = memory + 1;                   /* odd address: alignment is not promised */
+    uint8_t *packed = aligned_alloc(64, packed_bytes), *pieces = aligned_alloc(64, packed_bytes), *back = malloc(bytes + 1);
+    uint8_t super[4096];
+    float *row_expected = malloc(columns * sizeof(float)), *row_found = malloc(columns * sizeof(float));
+    fill(type, group, data, rows, columns, bytes);
+    memset(packed, 0xa5, packed_bytes);
+    memset(pieces, 0x5a, packed_bytes);
+    memset(back, 0xa5, bytes + 1);
+
+    panel_pack(type, group, packed, data, rows, columns, 0, n_panels);
+    matrix m = { type, group, rows, columns, data };
+    bool same = true;
+    for (uint64_t panel = 0; panel < n_panels; panel++)
+        for (uint64_t s = 0; s < n_super; s++) {
+            uint64_t n = expected_super(&m, super, panel * 16, s * 64);
+            same &= n == super_bytes && memcmp(super, packed + panel * panel_bytes + s * super_bytes, n) == 0;
+        }
+    check(same, type->name, group, rows, columns, "bytes are those of the format");
+
+    for (uint64_t panel = n_panels; panel-- > 0;)
+        panel_pack(type, group, pieces + panel * panel_bytes, data, rows, columns, panel, panel + 1);
+    check(memcmp(packed, pieces, packed_bytes) == 0, type->name, group, rows, columns, "panels packed one by one");
+
+    panel_unpack(type, group, back, packed, rows, columns);
+    check(memcmp(back, data, bytes) == 0 && back[bytes] == 0xa5, type->name, group, rows, columns, "round trip");
+
+    same = true;
+    for (uint64_t r = 0; r < rows; r++) {
+        if (type->id == TYPE_INT8)
+            quant_decode_int8(row_expected, (const int8_t *)data + r * columns, data + rows * columns + r * columns / group * 4,
+                              group, columns);
+        else
+            quant_decode(type, row_expected, data + r * (bytes / rows), columns);
+        panel_row(type, group, row_found, packed, r, columns);
+        same &= memcmp(row_expected, row_found, columns * sizeof(float)) == 0;
+    }
+    check(same, type->name, group, rows, columns, "rows decode to the same floats");
+    free(memory);
+    free(packed);
+    free(pieces);
+    free(back);
+    free(row_expected);
+    free(row_found);
+}
+
+/* CRC-32C of fill()'s 18 x 96 matrix, packed; no line may ever change. */
+static const struct golden {
+    const char *type;
+    uint32_t group, crc;
+} GOLDENS[] = {
+    { "f32", 0, 0xe98b93eau },  { "f16", 0, 0xcf66e315u },  { "bf16", 0, 0xcf66e315u },  { "q8_0", 0, 0x21ec6187u },
+    { "q4_0", 0, 0x870a1fd7u }, { "q4_1", 0, 0x1fe43c01u }, { "int8", 4, 0x35d14d7fu },  { "int8", 8, 0xa4d56885u },
+    { "int8", 16, 0x9971a3bau }, { "int8", 32, 0xbdfc3a67u },
+};
+
+static void check_goldens(void) {
+    static uint8_t data[18 * 96 * 4], packed[2 * 2 * 4096];
+    for (size_t i = 0; i < ARRAY_LEN(GOLDENS); i++) {
+        const type_info *type = type_by_name(GOLDENS[i].type);
+        uint64_t bytes, packed_bytes;
+        if (!type || !type_bytes(&bytes, type, GOLDENS[i].group, LAYOUT_ROWS, 18, 96) ||
+            !type_bytes(&packed_bytes, type, GOLDENS[i].group, LAYOUT_PANEL16, 18, 96)) {
+            check(false, GOLDENS[i].type, GOLDENS[i].group, 18, 96, "golden has a size");
+            continue;
+        }
+        fill(type, GOLDENS[i].group, data, 18, 96, bytes);
+        panel_pack(type, GOLDENS[i].group, packed, data, 18, 96, 0, 2);
+        uint32_t crc = crc32c(0, packed, packed_bytes);
+        char what[64];
+        snprintf(what, sizeof what, "golden 0x%08x, found 0x%08x", GOLDENS[i].crc, crc);
+        check(crc == GOLDENS[i].crc, GOLDENS[i].type, GOLDENS[i].group, 18, 96, what);
+    }
+}
+
+/* One Q4_0 row of 32 weights, by hand: d = 1.0 (0x3c00), weight i has code i % 16. */
+static void check_by_hand(void) {
+    const uint8_t row[18] = { 0x00, 0x3c, 0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77,
+                              0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff };
+    const uint8_t words[8][4] = { { 0x80, 0x81, 0x82, 0x83 }, { 0x84, 0x85, 0x86, 0x87 }, { 0x88, 0x89, 0x8a, 0x8b },
+                                  { 0x8c, 0x8d, 0x8e, 0x8f }, { 0x80, 0x81, 0x82, 0x83 }, { 0x84, 0x85, 0x86, 0x87 },
+                                  { 0x88, 0x89, 0x8a, 0x8b }, { 0x8c, 0x8d, 0x8e, 0x8f } };
+    uint8_t packed[576], expected[576] = { 0x00, 0x3c };
+    memset(expected + 64, 0x88, 512);
+    for (int w = 0; w < 8; w++) memcpy(expected + 64 + w * 64, words[w], 4);
+    panel_pack(type_by_name("q4_0"), 0, packed, row, 1, 32, 0, 1);
+    check(memcmp(packed, expected, 576) == 0, "q4_0", 0, 1, 32, "one row by hand");
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void bench(void) {
+    static const struct { const char *type; uint32_t group; } CASES[] = { { "f32", 0 },  { "f16", 0 },  { "q8_0", 0 },
+                                                                        { "int8", 64 }, { "q4_0", 0 }, { "q4_1", 0 } };
+    const uint64_t rows = 1024, columns = 2048;
+    for (size_t i = 0; i < ARRAY_LEN(CASES); i++) {
+        const type_info *type = type_by_name(CASES[i].type);
+        uint64_t bytes, packed_bytes;
+        if (!type_bytes(&bytes, type, CASES[i].group, LAYOUT_ROWS, rows, columns) ||
+            !type_bytes(&packed_bytes, type, CASES[i].group, LAYOUT_PANEL16, rows, columns))
+            continue;
+        uint8_t *data = malloc(bytes), *packed = aligned_alloc(64, packed_bytes);
+        fill(type, CASES[i].group, data, rows, columns, bytes);
+        double pack = 1e30, unpack = 1e30;
+        for (int rep = 0; rep < 10; rep++) {
+            double start = now();
+            panel_pack(type, CASES[i].group, packed, data, rows, columns, 0, rows / 16);
+            double middle = now();
+            panel_unpack(type, CASES[i].group, data, packed, rows, columns);
+            double end = now();
+            pack = middle - start < pack ? middle - start : pack;
+            unpack = end - middle < unpack ? end - middle : unpack;
+        }
+        printf("%-5s pack %5.1f GB/s, unpack %5.1f GB/s\n", type->name, (double)bytes / pack / 1e9,
+               (double)bytes / unpack / 1e9);
+        free(data);
+        free(packed);
+    }
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        bench();
+        return 0;
+    }
+    static const uint64_t ROWS[] = { 1, 2, 15, 16, 17, 33, 48 };
+    static const uint64_t FLOAT_COLUMNS[] = { 1, 2, 5, 63, 64, 65, 127, 130 }, BLOCK_COLUMNS[] = { 32, 64, 96, 160, 192 };
+    static const char *const FLOATS[] = { "f32", "f16", "bf16" }, *const BLOCKS[] = { "q8_0", "q4_0", "q4_1" };
+    for (size_t r = 0; r < ARRAY_LEN(ROWS); r++) {
+        for (size_t t = 0; t < 3; t++) {
+            for (size_t c = 0; c < ARRAY_LEN(FLOAT_COLUMNS); c++)
+                check_matrix(type_by_name(FLOATS[t]), 0, ROWS[r], FLOAT_COLUMNS[c]);
+            for (size_t c = 0; c < ARRAY_LEN(BLOCK_COLUMNS); c++)
+                check_matrix(type_by_name(BLOCKS[t]), 0, ROWS[r], BLOCK_COLUMNS[c]);
+        }
+        for (uint32_t group = 4; group <= 64; group *= 2)
+            for (uint64_t groups = 1; groups <= 19; groups += 3)
+                check_matrix(type_by_name("int8"), group, ROWS[r], group * groups);
+    }
+    check_goldens();
+    check_by_hand();
+    printf("%d passed, %d failed\n", n_passed, n_failed);
+    return n_failed ? 1 : 0;
+}
