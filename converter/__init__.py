@@ -1,0 +1,145 @@
+"""The converter: checkpoints of any kind that is read to files of any kind that is written.
+
+Three doors: `convert` writes OUT whole or leaves nothing there, `inspect` says what a file is from its headers, `verify` reads all
+of it. Needs numpy and the standard library; imports nothing of pyllama, from which a caller may hand in a faster encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConvertError, FormatError, OutputError, RefusedError, UnsupportedError, UsageError, escape
+from .inspect import inspect
+from .plan import KEEP, ROPE_FREQS, Plan, Request, build_plan, check_type_name, matrix_types, model_group_size
+from .verify import verify
+
+if TYPE_CHECKING:
+    from .sources import Source
+    from .streams import Encoder
+
+__all__ = ["ConvertError", "FormatError", "OutputError", "RefusedError", "Report", "UnsupportedError", "UsageError", "convert",
+           "inspect", "verify"]
+
+FORMATS = ("auto", "ak42", "ak42-v0", "ak42-v1", "ak42-v2", "ak42-v3", "gguf", "hf")
+LAYOUTS = ("panel16", "rows")
+OLD_TYPES = {"ak42-v0": "f32", "ak42-v1": "f32", "ak42-v2": "int8"}        # the one type that a version can hold
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
+HF_TYPES = ("f32", "f16", "bf16")
+FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".json", ".zip", ".ggml", ".ak42")     # surely no folder was meant
+
+Progress = Callable[[int, int, str], None]         # bytes done, bytes in all, tensor's name
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion wrote."""
+
+    out: Path
+    format: str                    # "ak42", "gguf" or "hf"
+    version: int | None            # of ak42 and GGUF files
+    type: str                      # of the matrices; "mixed" where they differ
+    bytes: int                     # of every file written
+    tensors: int
+    warnings: tuple[str, ...]
+    files: tuple[Path, ...]
+    tensor_errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)     # of tensors that were encoded anew
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {**asdict(self), "out": str(self.out), "files": [str(path) for path in self.files],
+                "warnings": list(self.warnings)}
+
+
+def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str = "auto", layout: str = "panel16",
+            strict: bool = False, force: bool = False, tokenizer: str | Path | None = None, progress: Progress | None = None,
+            encoder: Encoder | None = None) -> Report:
+    """Converts `src` (a Hugging Face folder, a GGUF or an ak42 file) to `out`, whose name says the format unless `format` does.
+
+    `type` is that of every matrix, "keep" the source's own. `progress(done, total, tensor)` is called while writing, and
+    `encoder(type, f32 array, group_size)` may encode faster than numpy. Raises ConvertError, whose `code` is the exit code a
+    program ends with; `out` is as it was, then.
+    """
+    from . import targets
+    from .sources import open_source
+
+    out = Path(out)
+    check_type_name(type)
+    _check_choice("--format", format, FORMATS)
+    _check_choice("--layout", layout, LAYOUTS)
+    container = _container(out, format)
+    source = open_source(src, tokenizer)
+    try:
+        chosen = _type_for(source, format, container, type)
+        options = {"type": type} | ({"assumed": "; ".join(_assumed(source))} if source.warnings else {})
+        plan = build_plan(source, Request(chosen, container, options, encoder))
+        target = _target(plan, format, container)
+        warnings = [*source.warnings, *targets.target_warnings(plan, out, target, strict=strict)]
+        if plan.vocab is None:
+            warnings.append(f"{source.name}: no tokenizer was found; give one with --tokenizer")
+        files = targets.write(plan, out, target, layout=layout, strict=strict, force=force, progress=progress)
+    finally:
+        source.close()
+    version = int(target[-1]) if container == "ak42" else 3 if container == "gguf" else None
+    return Report(out, container, version, plan.weight_type, sum(path.stat().st_size for path in files), len(plan.tensors),
+                  tuple(dict.fromkeys(warnings)), tuple(files), plan.tensor_errors)
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{option}: expected one of {', '.join(choices)}, found {escape(value)}")
+
+
+def _container(out: Path, format: str) -> str:
+    """ "ak42", "gguf" or "hf": what was said, else what OUT's name says."""
+    if format != "auto":
+        return format.split("-")[0]
+    if out.suffix == ".bin":
+        return "ak42"
+    if out.suffix == ".gguf":
+        return "gguf"
+    if out.suffix in FILE_SUFFIXES:
+        raise UsageError(f"{escape(out.name, 0)}: expected a name that ends in .bin or .gguf, or a folder; say --format otherwise")
+    return "hf"
+
+
+def _type_for(source: Source, format: str, container: str, type: str) -> str:
+    """The type asked for, where the target can hold it; a version of ak42 that holds but one type says it by itself."""
+    if format in OLD_TYPES:
+        if type not in (KEEP, OLD_TYPES[format]):
+            raise UsageError(f"--type {type}: {format} holds {OLD_TYPES[format]} only; use --format ak42-v3")
+        return OLD_TYPES[format]
+    held = {"gguf": GGUF_TYPES, "hf": HF_TYPES}.get(container)
+    if held is None:
+        return type
+    what = "a GGUF file" if container == "gguf" else "a Hugging Face folder"
+    if type != KEEP and type not in held:
+        raise UsageError(f"--type {type}: {what} holds {', '.join(held)} only")
+    foreign = sorted(matrix_types(source) - set(held)) if type == KEEP else []
+    if foreign:
+        remedy = "say which with --type f32, f16 or bf16" if container == "hf" else "say --type q8_0, or another of these"
+        raise UsageError(f"{source.name}: {what} holds {', '.join(held)} only, found {', '.join(foreign)}; {remedy}")
+    return type
+
+
+def _target(plan: Plan, format: str, container: str) -> str:
+    """The name of the target: of ak42's versions the oldest whose readers run the model rightly."""
+    from .targets import choose_ak42_version
+
+    if container != "ak42":
+        return container
+    if format not in ("auto", "ak42"):
+        return format
+    version = choose_ak42_version(plan.config, plan.weight_type)
+    if any(tensor.name == ROPE_FREQS for tensor in plan.tensors):
+        version = 3
+    if version == 2 and {tensor.group_size for tensor in plan.tensors if tensor.group_size} != {model_group_size(plan.config)}:
+        version = 3                # int8 that was kept, in groups that no v2 file has
+    return f"ak42-v{version}"
+
+
+def _assumed(source: Source) -> list[str]:
+    """The source's warnings for a manifest, which does not repeat what the file was called."""
+    return [text.removeprefix(f"{source.name}: ") for text in source.warnings]

@@ -1,0 +1,166 @@
+"""The panel16 layout (docs/format.md): row-major blocks to panels of 16 rows, and back, as numpy permutations.
+
+It moves bytes and never computes a weight: unpack(pack(x)) is x. The ak42 writer packs with it, the ak42 source unpacks; both go
+by whole panels, so a matrix is never held twice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+PANEL_ROWS = 16
+SUPER_COLUMNS = 64
+_GROUPS = (4, 8, 16, 32, 64)
+_BLOCK = 32                                      # weights of a q8_0, q4_0 or q4_1 block
+_FLOATS = {"f32": "<u4", "f16": "<u2", "bf16": "<u2"}
+_SCALES = {"q8_0": 1, "q4_0": 1, "q4_1": 2}      # f16 values at the head of a block
+_FILL_Q4 = {"q4_0": 0x88, "q4_1": 0}             # two quants past the end of a row or matrix
+_WORD = np.dtype("<u4")
+
+TYPES = (*_FLOATS, "int8", *_SCALES)
+
+
+def super_bytes(type_name: str, group_size: int = 0) -> int:
+    """Bytes of one superblock: 16 rows x 64 columns."""
+    if type_name in _FLOATS:
+        return PANEL_ROWS * SUPER_COLUMNS * np.dtype(_FLOATS[type_name]).itemsize
+    if type_name == "int8":
+        if group_size not in _GROUPS:
+            raise ValueError(f"panel16: group_size: expected one of {_GROUPS}, found {group_size}")
+        return SUPER_COLUMNS // group_size * PANEL_ROWS * 4 + PANEL_ROWS * SUPER_COLUMNS
+    if type_name not in _SCALES:
+        raise ValueError(f"panel16: type: expected one of {', '.join(TYPES)}, found {type_name}")
+    quants = PANEL_ROWS * SUPER_COLUMNS // (1 if type_name == "q8_0" else 2)
+    return _SCALES[type_name] * (SUPER_COLUMNS // _BLOCK) * PANEL_ROWS * 2 + quants
+
+
+def panel_bytes(type_name: str, columns: int, group_size: int = 0) -> int:
+    """Bytes of one panel: 16 rows of `columns`."""
+    return _ceil(columns, SUPER_COLUMNS) * super_bytes(type_name, group_size)
+
+
+def packed_bytes(type_name: str, rows: int, columns: int, group_size: int = 0) -> int:
+    """Bytes of a whole matrix."""
+    return _ceil(rows, PANEL_ROWS) * panel_bytes(type_name, columns, group_size)
+
+
+def row_bytes(type_name: str, columns: int, group_size: int = 0) -> int:
+    """Bytes of one row-major row: blocks; int8: `columns` codes, then columns/group_size f32 scales."""
+    if type_name in _FLOATS:
+        return columns * np.dtype(_FLOATS[type_name]).itemsize
+    step = group_size if type_name == "int8" else _BLOCK
+    super_bytes(type_name, group_size)           # refuses unknown types and groups
+    if columns % step:
+        raise ValueError(f"panel16: columns: expected a multiple of {step} for {type_name}, found {columns}")
+    if type_name == "int8":
+        return columns + columns // group_size * 4
+    return columns // _BLOCK * (_SCALES[type_name] * 2 + (_BLOCK if type_name == "q8_0" else _BLOCK // 2))
+
+
+def pack(type_name: str, rows_uint8: np.ndarray, rows: int, columns: int, group_size: int = 0) -> np.ndarray:
+    """(rows, row_bytes) uint8 row-major -> uint8, 1-D, whole panels. To stream, hand in 16, 32, .. rows at a time; only a
+    matrix's last piece may have a number of rows that is no multiple of 16 (it is filled up)."""
+    data = np.ascontiguousarray(rows_uint8, dtype=np.uint8)
+    expected = (rows, row_bytes(type_name, columns, group_size))
+    if data.shape != expected:
+        raise ValueError(f"panel16: rows of {type_name}: expected {expected} bytes, found {data.shape}")
+    n_supers = _ceil(columns, SUPER_COLUMNS)
+    parts = _to_parts(type_name, data, columns, group_size)
+    lanes = [_lanes(part, part.shape[1] // n_supers) for part in parts]
+    return np.concatenate([lane.reshape(*lane.shape[:2], -1).view(np.uint8) for lane in lanes], axis=2).reshape(-1)
+
+
+def unpack(type_name: str, panels_uint8: np.ndarray, rows: int, columns: int, group_size: int = 0) -> np.ndarray:
+    """The reverse of pack: uint8 panels -> (rows, row_bytes) uint8 row-major. To stream, hand in whole panels."""
+    data = np.ascontiguousarray(panels_uint8, dtype=np.uint8).reshape(-1)
+    expected = packed_bytes(type_name, rows, columns, group_size)
+    row_bytes(type_name, columns, group_size)                # refuses columns that no block divides
+    if data.size != expected:
+        raise ValueError(f"panel16: {rows}x{columns} of {type_name}: expected {expected} bytes, found {data.size}")
+    supers = data.reshape(_ceil(rows, PANEL_ROWS), _ceil(columns, SUPER_COLUMNS), -1)
+    parts, begin = [], 0
+    for count, kind in _geometry(type_name, group_size):
+        size = count * PANEL_ROWS * kind.itemsize
+        lanes = np.ascontiguousarray(supers[:, :, begin:begin + size]).view(kind).reshape(*supers.shape[:2], count, PANEL_ROWS)
+        parts.append(_rows(lanes)[:rows])
+        begin += size
+    return _from_parts(type_name, parts, columns, group_size)
+
+
+# A part is what a superblock keeps together: the scales, the mins, the quants. Row-major it is (rows, superblocks * count) items,
+# where count items of a row fall into one superblock: scales by themselves, quants and narrow floats as 32-bit words.
+
+
+def _geometry(type_name: str, group_size: int) -> list[tuple[int, np.dtype]]:
+    """Each part's count and item, in the order of a superblock."""
+    if type_name in _FLOATS:
+        return [(SUPER_COLUMNS * np.dtype(_FLOATS[type_name]).itemsize // 4, _WORD)]
+    if type_name == "int8":
+        return [(SUPER_COLUMNS // group_size, _WORD), (SUPER_COLUMNS // 4, _WORD)]
+    per_word = 4 if type_name == "q8_0" else 8
+    return [(SUPER_COLUMNS // _BLOCK, np.dtype("<u2"))] * _SCALES[type_name] + [(SUPER_COLUMNS // per_word, _WORD)]
+
+
+def _to_parts(type_name: str, data: np.ndarray, columns: int, group_size: int) -> list[np.ndarray]:
+    """Row-major bytes -> parts, filled up to whole panels and superblocks."""
+    if type_name in _FLOATS:
+        return [_padded(data.view(_FLOATS[type_name]), SUPER_COLUMNS, 0).view(_WORD)]
+    if type_name == "int8":
+        scales = _padded(np.ascontiguousarray(data[:, columns:]).view(_WORD), SUPER_COLUMNS // group_size, 0)
+        return [scales, _padded(data[:, :columns] ^ 128, SUPER_COLUMNS, 128).view(_WORD)]        # q + 128 of the signed code
+    n_scales = _SCALES[type_name]
+    blocks = data.reshape(len(data), columns // _BLOCK, -1)
+    heads = [_padded(np.ascontiguousarray(blocks[:, :, 2 * i:2 * i + 2]).view("<u2")[:, :, 0], 2, 0) for i in range(n_scales)]
+    quants = blocks[:, :, 2 * n_scales:]
+    if type_name == "q8_0":
+        return [*heads, _padded(quants.reshape(len(data), columns) ^ 128, SUPER_COLUMNS, 128).view(_WORD)]
+    # A block's byte i holds columns i and i + 16; a superblock's holds k of its first block and k of its second.
+    pairs = _padded(quants.reshape(len(data), -1), _BLOCK, _FILL_Q4[type_name]).reshape(-1, 2, _BLOCK // 2)
+    first, second = pairs[:, 0], pairs[:, 1]
+    nibbles = np.concatenate((first & 15 | second << 4, first >> 4 | second & 240), axis=1)
+    return [*heads, nibbles.reshape(len(heads[0]), -1).view(_WORD)]
+
+
+def _from_parts(type_name: str, parts: list[np.ndarray], columns: int, group_size: int) -> np.ndarray:
+    """The reverse of _to_parts, of rows that are all real."""
+    rows = len(parts[0])
+    octets = parts[-1].view(np.uint8).reshape(rows, -1)
+    if type_name in _FLOATS:
+        return np.ascontiguousarray(octets[:, :row_bytes(type_name, columns)])
+    if type_name == "int8":
+        scales = np.ascontiguousarray(parts[0][:, :columns // group_size]).view(np.uint8)
+        return np.concatenate((octets[:, :columns] ^ 128, scales), axis=1)
+    n_blocks = columns // _BLOCK
+    if type_name == "q8_0":
+        quants = (octets[:, :columns] ^ 128).reshape(rows, n_blocks, _BLOCK)
+    else:
+        low, high = octets.reshape(-1, 2, _BLOCK // 2)[:, 0], octets.reshape(-1, 2, _BLOCK // 2)[:, 1]
+        pairs = np.stack((low & 15 | high << 4, low >> 4 | high & 240), axis=1)
+        quants = pairs.reshape(rows, -1, _BLOCK // 2)[:, :n_blocks]
+    heads = [np.ascontiguousarray(head[:, :n_blocks]).view(np.uint8).reshape(rows, n_blocks, 2) for head in parts[:-1]]
+    return np.concatenate((*heads, quants), axis=2).reshape(rows, -1)
+
+
+def _ceil(value: int, step: int) -> int:
+    return -(-value // step)
+
+
+def _padded(values: np.ndarray, step: int, fill: int) -> np.ndarray:
+    """(n, m) -> (whole panels of rows, multiple of step), contiguous, the new places holding `fill`."""
+    n, m = values.shape
+    if n % PANEL_ROWS == 0 and m % step == 0:
+        return np.ascontiguousarray(values)
+    out = np.full((_ceil(n, PANEL_ROWS) * PANEL_ROWS, _ceil(m, step) * step), fill, dtype=values.dtype)
+    out[:n, :m] = values
+    return out
+
+
+def _lanes(part: np.ndarray, count: int) -> np.ndarray:
+    """(16 p, s count) -> (p, s, count, 16), contiguous: 16 rows side by side."""
+    split = part.reshape(len(part) // PANEL_ROWS, PANEL_ROWS, -1, count)
+    return np.ascontiguousarray(split.transpose(0, 2, 3, 1))
+
+
+def _rows(lanes: np.ndarray) -> np.ndarray:
+    """The reverse of _lanes: (p, s, count, 16) -> (16 p, s count)."""
+    return np.ascontiguousarray(lanes.transpose(0, 3, 1, 2)).reshape(len(lanes) * PANEL_ROWS, -1)

@@ -1,0 +1,251 @@
+"""What is to be written: every tensor of the output, its type, its shape, and how its rows come out of the source.
+
+A Plan is the only thing that a target sees. It decides nothing about files: the targets lay tensors out, the sources know where
+their bytes are. Rows are read, permuted, decoded and encoded in bounded chunks when a target asks for them, so that no tensor is
+ever whole in memory unless the target wants it so. Built by `build_plan`, called from converter.convert.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .arch import ARCHITECTURES, Tensor
+from .config import ModelConfig
+from .errors import OutputError, UnsupportedError, UsageError, escape
+from .quant import TYPES, WeightType, group_size_for
+from .streams import Encoder, TensorStream, constant_rows
+
+if TYPE_CHECKING:
+    from .sources import Source
+    from .tokenizer import Vocab
+
+KEEP = "keep"
+ROPE_FREQS = "rope_freqs.weight"
+MAX_EOS = 4                        # that a vocabulary holds
+TORCH_DTYPES = {"f16": "float16", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """One tensor of the output: its name, what it is made of, and its rows on demand."""
+
+    name: str                      # GGUF's: "blk.0.attn_q.weight"
+    role: str                      # arch.py's: "wq"
+    type: WeightType
+    shape: tuple[int, ...]         # (rows, columns), or (columns,)
+    group_size: int                # of int8; else 0
+    reader: Callable[[int, int], np.ndarray] = field(repr=False, compare=False)
+
+    @property
+    def n_rows(self) -> int:
+        return self.shape[0] if len(self.shape) == 2 else 1
+
+    @property
+    def columns(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def row_bytes(self) -> int:
+        return self.type.row_bytes(self.columns, self.group_size)
+
+    @property
+    def nbytes(self) -> int:
+        return self.n_rows * self.row_bytes
+
+    def rows(self, begin: int, end: int) -> np.ndarray:
+        """uint8 (end - begin, row_bytes): rows [begin, end) in the output's type and rope order. A vector is one row.
+
+        Raises RefusedError (code 3) where the source's weights are not finite or do not fit the type.
+        """
+        if not 0 <= begin <= end <= self.n_rows:
+            raise IndexError(f"{self.name}: rows {begin} to {end} of {self.n_rows}")
+        return self.reader(begin, end)
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """Where a plan's weights come from, as a manifest may say it: no folder, no clock."""
+
+    name: str                      # the path's last part
+    format: str                    # "hf", "gguf", "ak42 v2", ...
+    paths: tuple[Path, ...] = field(repr=False)
+
+    @cached_property
+    def sha256s(self) -> dict[str, str]:
+        """File name -> sha256 of its bytes; reads every file when first asked."""
+        return {path.name: _sha256(path) for path in self.paths}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole output, in file order of ak42 v3 and GGUF: embedding, layers, final norm, head."""
+
+    config: ModelConfig
+    tensors: tuple[TensorPlan, ...]
+    vocab: Vocab | None
+    chat_template: str | None
+    generation_config: dict[str, Any] | None
+    hf_config: dict[str, Any]                       # the source's config.json, or an equivalent one
+    tensor_errors: dict[str, dict[str, float]]      # filled while rows are encoded: name -> {"max_abs", "max_rel", "rms"}
+    source: SourceInfo
+    options: Mapping[str, Any]
+    foreign_rope_freqs: bool = False                # rope_freqs.weight is the source's own, and no config explains it
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def weight_type(self) -> str:
+        """The type that every matrix has, or "mixed"."""
+        names = {tensor.type.name for tensor in self.tensors if len(tensor.shape) == 2}
+        return names.pop() if len(names) == 1 else "mixed"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise OutputError(f"{escape(path.name, 0)}: cannot be read for its sha256: {error.strerror}") from None
+    return digest.hexdigest()
+
+
+# -- building ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a plan: the type of every matrix ("keep": the source's), and what kind of file it is for."""
+
+    type: str = KEEP
+    container: str = "ak42"        # "ak42", "gguf" or "hf"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    encoder: Encoder | None = None
+
+
+def build_plan(source: Source, request: Request) -> Plan:
+    """The plan of a whole output. Raises ConvertError where the source's tensors do not fit the types asked for.
+
+    Vectors are f32 in ak42 and GGUF files; in a Hugging Face folder they have the matrices' type where that loses nothing.
+    """
+    config, vocab = _with_tokens(source)
+    architecture = ARCHITECTURES[config.architecture]
+    rope = architecture.rope_hf if request.container == "hf" else architecture.rope_gguf
+    has_factors = ROPE_FREQS in source.names()
+    wants_factors = request.container != "hf" and (has_factors or config.rope_freqs() is not None)
+    tensors = architecture.tensors(config, rope_freqs=wants_factors)
+    types = _Types(source, request, config)
+    errors: dict[str, dict[str, float]] = {}
+    plans = []
+    for tensor in tensors:
+        kind, group = types.of(tensor)
+        if tensor.name == ROPE_FREQS and not has_factors:
+            values = config.rope_freqs()
+            reader = partial(constant_rows, kind.encode(values[None, :]))
+        else:
+            reader = TensorStream(source, tensor, kind, group, config.head_dim, rope, errors, request.encoder).rows
+        plans.append(TensorPlan(tensor.name, tensor.role.role, kind, tensor.shape, group, reader))
+    paths = tuple(source.files)
+    dtype = TORCH_DTYPES.get(types.main, "float32")
+    return Plan(config, tuple(plans), vocab, source.chat_template, source.generation_config,
+                source.hf_config or config.to_hf(dtype), errors, SourceInfo(source.name, source.format, paths), request.options,
+                source.foreign_rope_freqs)
+
+
+def matrix_types(source: Source) -> set[str]:
+    """The names of the types that a source's matrices have."""
+    return {kind.name for kind, shape, _group in map(source.tensor, source.names()) if len(shape) == 2}
+
+
+def model_group_size(config: ModelConfig) -> int:
+    """The int8 group of a model of this config; 0 where there is none."""
+    return group_size_for((config.dim, config.n_heads * config.head_dim, config.hidden_dim))
+
+
+def _with_tokens(source: Source) -> tuple[ModelConfig, Vocab | None]:
+    """The config, and the vocabulary as long as the embedding, which ends a text where the model does.
+
+    Where no config.json says which ids are BOS and EOS, the vocabulary's are taken. A context that a llama2.c header had lowered is
+    the trained one again: the targets lower what they must.
+    """
+    config, vocab = source.config, source.vocab
+    changes: dict[str, Any] = {"seq_len": config.trained_ctx}
+    if vocab is None:
+        return replace(config, **changes), None
+    vocab = vocab.padded_to(config.vocab_size)
+    if config.eos_ids:
+        vocab = replace(vocab, eos_ids=_eos_of_both(config.eos_ids, vocab.eos_ids))
+    if source.hf_config is None:
+        if config.bos_id < 0 <= vocab.bos_id:
+            changes["bos_id"] = vocab.bos_id
+        if not config.eos_ids:
+            changes["eos_ids"] = tuple(vocab.eos_ids)
+    return replace(config, **changes), vocab
+
+
+def _eos_of_both(model: tuple[int, ...], tokenizer: tuple[int, ...]) -> tuple[int, ...]:
+    """The ids that end a text are the model's; the tokenizer's own one comes first where it is among them."""
+    own = tuple(token for token in tokenizer if token in model)
+    return tuple(dict.fromkeys(own + model))[:MAX_EOS]
+
+
+class _Types:
+    """Decides every tensor's type, and refuses what a row cannot be cut into."""
+
+    def __init__(self, source: Source, request: Request, config: ModelConfig) -> None:
+        self._source = source
+        self._request = request
+        self._group = model_group_size(config)
+        types = matrix_types(source)
+        self.main = request.type if request.type != KEEP else types.pop() if len(types) == 1 else "mixed"
+
+    def of(self, tensor: Tensor) -> tuple[WeightType, int]:
+        """Type and int8 group."""
+        if len(tensor.shape) == 1:
+            return self._vector(tensor), 0
+        kind, _shape, group = self._source.tensor(tensor.name)
+        if self._request.type != KEEP:
+            kind, group = TYPES[self._request.type], self._group if self._request.type == "int8" else 0
+        self._check(tensor, kind, group)
+        return kind, group
+
+    def _check(self, tensor: Tensor, kind: WeightType, group: int) -> None:
+        columns = tensor.shape[-1]
+        if kind.divides(columns, group):
+            return
+        shown = f"{self._source.name}: {tensor.name}"
+        if kind.name == "int8":
+            raise UnsupportedError(f"{shown}: int8 needs a group of 4, 8, 16, 32 or 64 that divides every row length, found "
+                                   f"rows of {columns}; use --type f16 or bf16")
+        raise UnsupportedError(f"{shown}: {kind.name} needs rows of a multiple of {kind.block_len} weights, found {columns}; "
+                               f"{'use --type int8, f16 or bf16' if self._group else 'use --type f16 or bf16'}")
+
+    def _vector(self, tensor: Tensor) -> WeightType:
+        if self._request.container != "hf":
+            return TYPES["f32"]
+        own, _shape, _group = self._source.tensor(tensor.name)
+        if self._request.type == KEEP and self._source.format == "hf":
+            return own
+        wanted = TYPES.get(self.main, TYPES["f32"])
+        return wanted if not wanted.quantised and self._fits(tensor, own, wanted) else TYPES["f32"]
+
+    def _fits(self, tensor: Tensor, own: WeightType, wanted: WeightType) -> bool:
+        """Whether a vector has the very same values in the type wanted."""
+        values = own.decode(self._source.read(tensor.name, 0, 1), tensor.shape[-1])
+        return bool(np.array_equal(wanted.decode(wanted.encode(values), tensor.shape[-1]), values, equal_nan=True))
+
+
+def check_type_name(name: str) -> None:
+    """UsageError for a type that there is none of."""
+    if name != KEEP and name not in TYPES:
+        raise UsageError(f"--type: expected one of {', '.join((KEEP, *TYPES))}, found {escape(name)}")

@@ -1,0 +1,166 @@
+"""A GGUF file as a model: architecture "llama" with weights in the types that quant.py has.
+
+The container is gguf_file.py's, the keys are config.py's. `ak42.config` and `ak42.generation_config`, which our own writer leaves,
+bring back the texts of the Hugging Face folder that a file came from; a foreign file does without. Called by open_source.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import strict_json
+from ..arch import ARCHITECTURES
+from ..config import ModelConfig, config_from_gguf, config_from_hf, differences
+from ..errors import FormatError, UnsupportedError, escape
+from ..quant import BY_ID, WeightType
+from . import rope_factors, vocabulary
+from .checkpoint import check_shapes, expected_shapes
+from .gguf_file import GgufFile, GgufTensor, read_gguf
+from .input_file import InputFile
+
+if TYPE_CHECKING:
+    from ..tokenizer import Vocab
+
+CONFIG_KEY, GENERATION_KEY = "ak42.config", "ak42.generation_config"
+TEMPLATE_KEY = "tokenizer.chat_template"
+READ_TYPES = "F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are"
+
+
+class GgufSource:
+    """An open GGUF file. `close` releases it."""
+
+    format = "gguf"
+
+    def __init__(self, path: Path, tokenizer: Path | None = None) -> None:
+        self.path = path
+        self._given_tokenizer = tokenizer
+        self._file = InputFile(path)
+        self.name = self._file.name
+        self.warnings: list[str] = []
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self._gguf: GgufFile = read_gguf(self._file)
+        self._tensors: dict[str, GgufTensor] = {tensor.name: tensor for tensor in self._gguf.tensors}
+        if not self._tensors:
+            raise FormatError(f"{self.name}: expected a model, found a GGUF file without tensors (a vocabulary)")
+        self._check_vocab_sizes()
+        stated, warnings = config_from_gguf(self._gguf.metadata, self.name, embedding_rows=self._embedding_rows(),
+                                            shared_classifier="output.weight" not in self._tensors)
+        self.warnings.extend(warnings)
+        has_factors = "rope_freqs.weight" in self._tensors
+        self._expected = expected_shapes(stated, has_factors)
+        check_shapes(self.name, self._expected, {key: tensor.shape for key, tensor in self._tensors.items()})
+        self._check_types()
+        self.rope_layout = ARCHITECTURES[stated.architecture].rope_gguf
+        self.hf_config = self._carried(CONFIG_KEY)
+        self.generation_config = self._carried(GENERATION_KEY)
+        carried = self._carried_config()
+        factors = self._vector("rope_freqs.weight") if has_factors else None
+        self.config, self.foreign_rope_freqs = rope_factors.explain(stated, carried, factors)
+        self._settle(carried)
+
+    def _settle(self, carried: ModelConfig | None) -> None:
+        """What the file says and what it carries along are one model, or the file is wrong."""
+        if carried is None:
+            return
+        if self.foreign_rope_freqs:
+            self.warnings.append(f"{self.name}: {CONFIG_KEY} does not explain rope_freqs.weight; the tensor is taken, "
+                                 "the key left out")
+            self.hf_config = None
+            return
+        found = differences(self.config, carried)
+        if found:
+            raise FormatError(f"{self.name}: {CONFIG_KEY} and the file's own keys disagree: {'; '.join(found)}")
+        self.config = carried
+
+    # -- the Source interface --
+
+    @property
+    def files(self) -> list[Path]:
+        return [self.path] + ([] if self._given_tokenizer is None else [self._given_tokenizer])
+
+    def names(self) -> list[str]:
+        return list(self._expected)
+
+    def tensor(self, name: str) -> tuple[WeightType, tuple[int, ...], int]:
+        tensor = self._tensors[name]
+        return BY_ID[tensor.type_id], tensor.shape, 0
+
+    def read(self, name: str, begin: int, end: int) -> np.ndarray:
+        tensor = self._tensors[name]
+        row_bytes = BY_ID[tensor.type_id].row_bytes(tensor.shape[-1])
+        data = self._file.read_array(tensor.offset + begin * row_bytes, (end - begin) * row_bytes)
+        return data.reshape(end - begin, row_bytes)
+
+    def verify(self, _name: str) -> bool:
+        """GGUF carries no checksum."""
+        return False
+
+    @cached_property
+    def vocab(self) -> Vocab | None:
+        if self._given_tokenizer is not None:
+            return vocabulary.from_file(self._given_tokenizer, self.config.vocab_size)
+        return vocabulary.from_gguf(self._gguf.metadata, self.name)
+
+    @property
+    def chat_template(self) -> str | None:
+        template = self._gguf.metadata.get(TEMPLATE_KEY)
+        return template if isinstance(template, str) and template else None
+
+    def close(self) -> None:
+        self._file.close()
+
+    # -- opening --
+
+    def _embedding_rows(self) -> int | None:
+        tensor = self._tensors.get("token_embd.weight")
+        return tensor.shape[0] if tensor is not None and len(tensor.shape) == 2 else None
+
+    def _check_vocab_sizes(self) -> None:
+        """llama.vocab_size, the embedding's rows and the tokenizer's length; the tokenizer may be shorter."""
+        stated = self._gguf.metadata.get("llama.vocab_size")
+        rows = self._embedding_rows()
+        tokens = self._gguf.metadata.get("tokenizer.ggml.tokens")
+        n_tokens = len(tokens) if isinstance(tokens, list) else 0
+        if rows is not None and isinstance(stated, int) and (stated != rows or n_tokens > rows):
+            raise FormatError(f"{self.name}: expected one size of the vocabulary, found llama.vocab_size {stated}, "
+                              f"{rows} rows of token_embd.weight and {n_tokens} tokens")
+
+    def _check_types(self) -> None:
+        foreign = [tensor for tensor in self._tensors.values() if tensor.type_id not in BY_ID]
+        if foreign:
+            more = f" (and {len(foreign) - 1} tensors more)" if len(foreign) > 1 else ""
+            raise UnsupportedError(f"{self.name}: {escape(foreign[0].name)}: type {foreign[0].type_name} is not supported{more}; "
+                                   f"{READ_TYPES}")
+        for tensor in self._tensors.values():
+            if len(tensor.shape) == 1 and BY_ID[tensor.type_id].quantised:
+                raise UnsupportedError(f"{self.name}: {escape(tensor.name)}: a vector of type {tensor.type_name} is not supported; "
+                                       "F32, F16 and BF16 are")
+
+    def _carried(self, key: str) -> dict[str, Any] | None:
+        text = self._gguf.metadata.get(key)
+        if text is None:
+            return None
+        if not isinstance(text, str):
+            raise FormatError(f"{self.name}: {key}: expected a JSON text, found {strict_json.type_name(text)}")
+        return strict_json.load_object(text.encode("utf-8", "surrogateescape"), f"{self.name}: {key}")
+
+    def _carried_config(self) -> ModelConfig | None:
+        if self.hf_config is None:
+            return None
+        config, warnings = config_from_hf(self.hf_config, f"{self.name}: {CONFIG_KEY}", self.generation_config)
+        self.warnings.extend(warnings)
+        return config
+
+    def _vector(self, name: str) -> np.ndarray:
+        kind, shape, _group = self.tensor(name)
+        return kind.decode(self.read(name, 0, 1), shape[-1])[0]

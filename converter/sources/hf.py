@@ -1,0 +1,176 @@
+"""A Hugging Face folder: config.json, safetensors in one file or in shards, tokenizer and templates.
+
+Nothing of the folder is ever executed, no file name from inside it leaves it. Tensors are presented under GGUF's names with rows
+in Hugging Face's rope order. The tokenizer's files are vocabulary.py's business. Called by open_source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..arch import ARCHITECTURES, HALF_SPLIT
+from ..config import ModelConfig, config_from_hf
+from ..errors import FormatError, UnsupportedError, escape
+from ..quant import TYPES, WeightType
+from . import vocabulary
+from .checkpoint import check_shapes, expected_shapes
+from .hf_folder import HfFolder
+from .safetensors_file import SafetensorsEntry
+
+if TYPE_CHECKING:
+    from ..tokenizer import Vocab
+
+DTYPES = {"F32": TYPES["f32"], "F16": TYPES["f16"], "BF16": TYPES["bf16"]}
+PREFIXES = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")      # what wrappers put in front of, or into, a key
+COMPARED = 1 << 22                 # bytes of a head and an embedding compared at a time
+
+
+class HfSource:
+    """An open folder. `close` releases its files."""
+
+    format = "hf"
+    rope_layout = HALF_SPLIT
+    foreign_rope_freqs = False
+
+    def __init__(self, folder: Path, tokenizer: Path | None = None) -> None:
+        self.path = folder
+        self._given_tokenizer = tokenizer
+        self._folder = HfFolder(folder)
+        self.name = self._folder.name
+        self.warnings = self._folder.warnings
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self.hf_config: dict[str, Any] = self._folder.required_json("config.json")
+        self.generation_config: dict[str, Any] | None = self._folder.optional_json("generation_config.json")
+        self.config, warnings = config_from_hf(self.hf_config, "config.json", self.generation_config)
+        self.warnings.extend(warnings)
+        found, self._where = self._folder.tensors()
+        self._entries = self._named(found)
+        self._check_head()
+        spelled = {tensor.name: tensor.hf_name for tensor in ARCHITECTURES[self.config.architecture].tensors(self.config)}
+        spelled.setdefault("output.weight", "lm_head.weight")
+        self._expected = expected_shapes(self.config)
+        check_shapes(self.name, self._expected, {key: entry.shape for key, (_key, entry) in self._entries.items()}, spelled)
+        for key in self._expected:
+            original, entry = self._entries[key]
+            if entry.dtype not in DTYPES:
+                raise UnsupportedError(f"{self._where[original].name}: {escape(original)}: dtype {entry.dtype} is not supported; "
+                                       "F32, F16 and BF16 are")
+
+    # -- the Source interface --
+
+    @property
+    def files(self) -> list[Path]:
+        return [file.path for file in self._folder.opened] + vocabulary.paths(self.path, self._given_tokenizer)
+
+    def label(self, name: str) -> str:
+        """The name that the file itself has for a tensor."""
+        return self._entries[name][0]
+
+    def names(self) -> list[str]:
+        return list(self._expected)
+
+    def tensor(self, name: str) -> tuple[WeightType, tuple[int, ...], int]:
+        _key, entry = self._entries[name]
+        return DTYPES[entry.dtype], entry.shape, 0
+
+    def read(self, name: str, begin: int, end: int) -> np.ndarray:
+        original, entry = self._entries[name]
+        rows = entry.shape[0] if len(entry.shape) == 2 else 1
+        row_bytes = entry.nbytes // rows
+        data = self._where[original].read_array(entry.offset + begin * row_bytes, (end - begin) * row_bytes)
+        return data.reshape(end - begin, row_bytes)
+
+    def verify(self, _name: str) -> bool:
+        """Safetensors carry no checksum."""
+        return False
+
+    @cached_property
+    def vocab(self) -> Vocab | None:
+        if self._given_tokenizer is not None:
+            return vocabulary.from_file(self._given_tokenizer, self.config.vocab_size)
+        return vocabulary.from_folder(self.path, self.config, self.hf_config)
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        return vocabulary.chat_template(self.path)
+
+    def close(self) -> None:
+        self._folder.close()
+
+    # -- opening --
+
+    def _named(self, found: Mapping[str, SafetensorsEntry]) -> dict[str, tuple[str, SafetensorsEntry]]:
+        """GGUF name (or, left over, the file's) -> the file's name and entry."""
+        to_gguf = {tensor.hf_name: tensor.name for tensor in
+                   ARCHITECTURES[self.config.architecture].tensors(_untied(self.config)) if tensor.hf_name}
+        entries: dict[str, tuple[str, SafetensorsEntry]] = {}
+        for key, entry in found.items():
+            plain = strip_prefixes(key)
+            if plain.endswith("rotary_emb.inv_freq"):
+                continue               # a buffer that old releases saved; the config says what it was
+            name = to_gguf.get(plain, plain)
+            if name in entries:
+                raise FormatError(f"{self.name}: {escape(plain)} twice: as {escape(entries[name][0])} and as {escape(key)}")
+            entries[name] = key, entry
+        return entries
+
+    def _check_head(self) -> None:
+        """The head is the embedding, or its own tensor: the config, the files and the bytes have to say the same."""
+        tied, present = self.config.shared_classifier, "output.weight" in self._entries
+        if not present:
+            if not tied:
+                said = "false" if "tie_word_embeddings" in self.hf_config else "absent"
+                raise FormatError(f"{self.name}: tie_word_embeddings is {said} and lm_head.weight is missing: they disagree on "
+                                  "whether the head is the embedding")
+            return
+        if "token_embd.weight" not in self._entries:
+            return                     # listed as missing, a moment later
+        same = self._same_bytes("output.weight", "token_embd.weight")
+        if tied and not same:
+            raise FormatError(f"{self.name}: tie_word_embeddings is true and lm_head.weight differs from "
+                              "model.embed_tokens.weight: they disagree on whether the head is the embedding")
+        if tied:
+            del self._entries["output.weight"]
+        elif same:
+            self.warnings.append(f"{self.name}: lm_head.weight equals model.embed_tokens.weight though tie_word_embeddings is not "
+                                 "true; both are kept")
+
+    def _same_bytes(self, one: str, other: str) -> bool:
+        (key, entry), (other_key, other_entry) = self._entries[one], self._entries[other]
+        if (entry.dtype, entry.shape) != (other_entry.dtype, other_entry.shape):
+            return False
+        for begin in range(0, entry.nbytes, COMPARED):
+            size = min(COMPARED, entry.nbytes - begin)
+            if not np.array_equal(self._where[key].read_array(entry.offset + begin, size),
+                                  self._where[other_key].read_array(other_entry.offset + begin, size)):
+                return False
+        return True
+
+
+def strip_prefixes(key: str) -> str:
+    """A state dict's key without what torch.compile, DataParallel and FSDP put in front of it, and between its parts."""
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in PREFIXES:
+            if key.startswith(prefix):
+                key, stripped = key[len(prefix):], True
+    for prefix in ("_orig_mod.", "_fsdp_wrapped_module."):
+        key = key.replace("." + prefix, ".")
+    return key
+
+
+def _untied(config: ModelConfig) -> ModelConfig:
+    return replace(config, shared_classifier=False)

@@ -1,0 +1,148 @@
+"""One tensor on its way from the source to the target: read, put in rope order, decoded, checked, encoded, its loss measured.
+
+Works on a few megabytes at a time whatever is asked for, and copies bytes unchanged where the type stays. Called by plan.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .arch import Tensor, reordered_rows
+from .errors import ConvertError, RefusedError, escape
+from .quant import WeightType
+
+if TYPE_CHECKING:
+    from .sources import Source
+
+# (type name, f32 (n, columns), group_size) -> uint8 (n, row_bytes), or None where it has no such type
+Encoder = Callable[[str, np.ndarray, int], "np.ndarray | None"]
+
+CHUNK_WEIGHTS = 1 << 20            # weights that are f32 at a time
+
+
+class TensorStream:
+    """The rows of one tensor in the type, group and rope order that a target wants."""
+
+    def __init__(self, source: Source, tensor: Tensor, kind: WeightType, group: int, head_dim: int, rope: str,
+                 errors: dict[str, dict[str, float]], encoder: Encoder | None) -> None:
+        self._source = source
+        self._tensor = tensor
+        self._kind, self._group = kind, group
+        self._own, _shape, self._own_group = source.tensor(tensor.name)
+        self._encoder = encoder
+        self._columns = tensor.shape[-1]
+        self._read = partial(source.read, tensor.name)
+        if tensor.role.rope_heads:
+            own_rope = source.rope_layout
+            self._read = partial(_reordered, self._read, head_dim, own_rope, rope)
+        same = (self._own, self._own_group) == (kind, group)
+        self._raw = same
+        self._loss = None if same or _is_exact(self._own, kind) else Loss(errors, tensor.name)
+
+    def rows(self, begin: int, end: int) -> np.ndarray:
+        """uint8 (end - begin, row_bytes). RefusedError for weights that are not finite or do not fit the type."""
+        out = np.empty((end - begin, self._kind.row_bytes(self._columns, self._group)), dtype=np.uint8)
+        step = max(CHUNK_WEIGHTS // self._columns, 1)
+        for first in range(begin, end, step):
+            last = min(first + step, end)
+            out[first - begin : last - begin] = self._chunk(first, last)
+        return out
+
+    def _chunk(self, begin: int, end: int) -> np.ndarray:
+        raw = self._read(begin, end)
+        if not self._own.all_finite(raw, self._columns, self._own_group):
+            raise self._not_finite()
+        if self._raw:
+            return raw
+        values = self._own.decode(raw, self._columns, self._own_group)
+        if self._own.quantised and not np.isfinite(values).all():
+            raise self._not_finite()           # finite scales can still give an infinite weight
+        encoded = self._encode(values)
+        if self._loss is not None:
+            decoded = self._kind.decode(encoded, self._columns, self._group)
+            self._check_fit(values, decoded, begin)
+            self._loss.add(begin, values, decoded)
+        return encoded
+
+    def _encode(self, values: np.ndarray) -> np.ndarray:
+        if self._encoder is not None and self._kind.quantised:
+            encoded = self._encoder(self._kind.name, values, self._group)
+            if encoded is not None:
+                return np.asarray(encoded, dtype=np.uint8).reshape(len(values), -1)
+        return self._kind.encode(values, self._group)
+
+    def _check_fit(self, values: np.ndarray, decoded: np.ndarray, begin: int) -> None:
+        fits = np.isfinite(decoded)
+        if fits.all():
+            return
+        place = int(np.argmax(np.where(fits, -1, np.abs(values))))       # of a block that overflows, the weight that made it
+        value = float(values.reshape(-1)[place])
+        row, column = divmod(place, self._columns)
+        remedy = "use --type f32" if self._kind.name == "bf16" else "use --type bf16 or f32"
+        raise RefusedError(f"{self._shown()}: expected weights that fit {self._kind.name}, found {value:g} at row {begin + row}, "
+                           f"column {column}; {remedy}")
+
+    def _not_finite(self) -> ConvertError:
+        """The error, after a look at the whole tensor in the source's own order."""
+        n_rows = self._tensor.shape[0] if len(self._tensor.shape) == 2 else 1
+        step = max(CHUNK_WEIGHTS // self._columns, 1)
+        n_nan = n_inf = 0
+        first = -1
+        for begin in range(0, n_rows, step):
+            end = min(begin + step, n_rows)
+            values = self._own.decode(self._source.read(self._tensor.name, begin, end), self._columns, self._own_group)
+            bad = ~np.isfinite(values)
+            if first < 0 and bad.any():
+                first = begin * self._columns + int(np.argmax(bad.reshape(-1)))
+            nan = int(np.isnan(values).sum())
+            n_nan += nan
+            n_inf += int(bad.sum()) - nan
+        return RefusedError(f"{self._shown()}: expected finite weights, found {n_nan} NaN and {n_inf} infinite, "
+                            f"the first at index {first}")
+
+    def _shown(self) -> str:
+        label = getattr(self._source, "label", None)
+        return f"{self._source.name}: {escape(self._tensor.name if label is None else label(self._tensor.name))}"
+
+
+class Loss:
+    """What encoding a tensor costs: its line in the plan's tensor_errors, kept up to date chunk by chunk.
+
+    max_abs is the largest error of a weight; max_rel the largest of a row's max_abs over its largest weight; rms over all weights.
+    """
+
+    def __init__(self, errors: dict[str, dict[str, float]], name: str) -> None:
+        self._line = errors
+        self._name = name
+        self._squares: dict[int, tuple[float, int]] = {}       # a chunk's first row -> its sum of squares, its weights
+
+    def add(self, begin: int, values: np.ndarray, decoded: np.ndarray) -> None:
+        difference = np.abs(decoded - values)
+        worst = difference.max(axis=1)
+        largest = np.abs(values).max(axis=1)
+        relative = np.divide(worst, largest, out=np.zeros_like(worst), where=largest > 0)
+        self._squares[begin] = float(np.square(difference, dtype=np.float64).sum()), difference.size
+        before = self._line.get(self._name, {"max_abs": 0.0, "max_rel": 0.0})
+        total, count = (sum(column) for column in zip(*self._squares.values(), strict=True))
+        self._line[self._name] = {"max_abs": max(before["max_abs"], float(worst.max())),
+                                  "max_rel": max(before["max_rel"], float(relative.max())),
+                                  "rms": math.sqrt(total / count)}
+
+
+def constant_rows(rows: np.ndarray, begin: int, end: int) -> np.ndarray:
+    """The reader of a tensor that is computed and not read."""
+    return rows[begin:end]
+
+
+def _reordered(read: Callable[[int, int], np.ndarray], head_dim: int, source: str, target: str, begin: int, end: int) -> np.ndarray:
+    return reordered_rows(read, begin, end, head_dim, source, target)
+
+
+def _is_exact(own: WeightType, wanted: WeightType) -> bool:
+    """Whether every value of one type is one of the other, so that there is nothing to measure."""
+    return wanted.name == "f32" or own.name == wanted.name and not wanted.quantised

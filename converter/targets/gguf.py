@@ -1,0 +1,170 @@
+"""GGUF files, version 3: the model as llama.cpp's architecture "llama" knows it, its vocabulary, its chat template.
+
+An own writer: everything is known before the first byte, tensors stream, and the same plan gives the same bytes. What GGUF has no
+key for travels along under ak42.*: config.json, generation_config.json, the CHAT section. Called by targets/__init__.py.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..chat import derive_chat
+from ..errors import UnsupportedError
+from ..manifest import json_bytes
+from ..output import OutputFile, check_output
+from .base import Job, Meter, chat_warnings, chunks, main_type
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+MAGIC = b"GGUF"
+VERSION = 3
+ALIGNMENT = 32
+QUANTIZATION_VERSION = 2                                          # of ggml's blocks
+TYPE_IDS = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 8, "bf16": 30}
+FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "bf16": 32}
+
+# Value types.
+U8, U32, I32, F32, BOOL, STRING, ARRAY = 0, 4, 5, 6, 7, 8, 9
+
+# Element types of the arrays that a vocabulary has: an empty one says nothing of itself.
+_ARRAYS = {"tokenizer.ggml.tokens": STRING, "tokenizer.ggml.merges": STRING, "tokenizer.ggml.scores": F32,
+           "tokenizer.ggml.token_type": I32}
+
+
+def write_gguf(plan: Plan, job: Job) -> list[Path]:
+    """Writes job.out; the paths."""
+    _check(plan, job)
+    check_output(job.out, job.force, plan.source.paths)
+    head, offset = _head(plan)
+    meter = Meter(plan, job)
+    size = len(head) + offset
+    with OutputFile(job.out, job.force, plan.source.paths, size) as stream:
+        stream.write(head)
+        for tensor in plan.tensors:
+            for rows in chunks(tensor):
+                stream.write(rows)
+                meter.add(rows.nbytes, tensor.name)
+            stream.pad_to(ALIGNMENT)
+    return [job.out]
+
+
+def warnings(plan: Plan) -> list[str]:
+    """What llama.cpp will not do as the source's own program does."""
+    config = plan.config
+    lines = []
+    if 0 < config.sliding_window < config.trained_ctx:
+        lines.append(f"llama.cpp ignores the sliding window of {config.sliding_window} for this architecture: beyond that many "
+                     "tokens it attends to more than the model was trained for")
+    return lines + chat_warnings(plan)
+
+
+def _check(plan: Plan, job: Job) -> None:
+    foreign = next((tensor for tensor in plan.tensors if tensor.type.name not in TYPE_IDS), None)
+    if foreign is not None:
+        raise UnsupportedError(f"{job.shown}: GGUF cannot hold {foreign.type.name}: {foreign.name}: expected one of "
+                               f"{', '.join(TYPE_IDS)}; use --type q8_0")
+
+
+# -- what it says ------------------------------------------------------------------------------------------------------------
+
+
+def metadata(plan: Plan) -> dict[str, tuple[int, Any]]:
+    """Every key in file order, with its value type and value; arrays are (ARRAY, (element type, values))."""
+    config = plan.config
+    keys: dict[str, tuple[int, Any]] = {
+        "general.architecture": (STRING, config.architecture),
+        "general.name": (STRING, _name(plan)),
+        "general.alignment": (U32, ALIGNMENT),
+        "general.quantization_version": (U32, QUANTIZATION_VERSION),
+        "general.file_type": (U32, FILE_TYPES[main_type(plan)]),
+    }
+    model = {
+        "vocab_size": (U32, config.vocab_size),
+        "context_length": (U32, config.trained_ctx),
+        "embedding_length": (U32, config.dim),
+        "block_count": (U32, config.n_layers),
+        "feed_forward_length": (U32, config.hidden_dim),
+        "attention.head_count": (U32, config.n_heads),
+        "attention.head_count_kv": (U32, config.n_kv_heads),
+        "attention.key_length": (U32, config.head_dim),
+        "attention.value_length": (U32, config.head_dim),
+        "attention.layer_norm_rms_epsilon": (F32, config.norm_eps),
+        "rope.dimension_count": (U32, config.rotary_dim),
+        "rope.freq_base": (F32, config.rope_theta),
+    }
+    if config.sliding_window:
+        model["attention.sliding_window"] = (U32, config.sliding_window)
+    if config.rope_scaling == "linear":            # llama3's factors are a tensor, rope_freqs.weight
+        model["rope.scaling.type"] = (STRING, "linear")
+        model["rope.scaling.factor"] = (F32, config.rope_factor)
+    keys.update({f"{config.architecture}.{key}": value for key, value in model.items()})
+    if plan.vocab is not None:
+        keys.update({key: _typed(key, value) for key, value in plan.vocab.to_gguf().items()})
+    if plan.chat_template is not None:
+        keys["tokenizer.chat_template"] = (STRING, plan.chat_template)
+    keys["ak42.config"] = (STRING, json_bytes(plan.hf_config or config.to_hf("float32")))
+    if plan.generation_config is not None:
+        keys["ak42.generation_config"] = (STRING, json_bytes(plan.generation_config))
+    chat = derive_chat(plan.chat_template, plan.vocab) if plan.chat_template is not None else None
+    if chat is not None:
+        keys["ak42.chat"] = (ARRAY, (U8, chat))
+    return keys
+
+
+def _name(plan: Plan) -> str:
+    """A name that no folder or machine has a part in."""
+    given = plan.hf_config.get("_name_or_path") if plan.hf_config else None
+    last = given.rstrip("/").rsplit("/", 1)[-1] if isinstance(given, str) else ""
+    return last or f"{plan.config.hf_model_type} {plan.config.dim}x{plan.config.n_layers}"
+
+
+def _typed(key: str, value: Any) -> tuple[int, Any]:
+    """A vocabulary's value with its value type."""
+    if isinstance(value, (list, tuple)):
+        kind = _ARRAYS[key] if key in _ARRAYS else _typed(key, value[0])[0]
+        return ARRAY, (kind, value)
+    for python, kind in ((bool, BOOL), (int, U32), (float, F32), ((str, bytes), STRING)):
+        if isinstance(value, python):
+            return kind, value
+    raise TypeError(f"{key}: {type(value).__name__} has no GGUF type here")
+
+
+# -- its bytes ---------------------------------------------------------------------------------------------------------------
+
+
+def _head(plan: Plan) -> tuple[bytes, int]:
+    """Everything before the data, and the bytes of the data."""
+    keys = metadata(plan)
+    parts = [MAGIC, struct.pack("<I2Q", VERSION, len(plan.tensors), len(keys))]
+    for key, (kind, value) in keys.items():
+        parts += [_string(key), struct.pack("<I", kind), _value(kind, value)]
+    offset = 0
+    for tensor in plan.tensors:
+        dims = tensor.shape[::-1]                  # innermost first
+        parts += [_string(tensor.name), struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, TYPE_IDS[tensor.type.name], offset)]
+        offset += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+    head = b"".join(parts)
+    return head + bytes(-len(head) % ALIGNMENT), offset
+
+
+def _value(kind: int, value: Any) -> bytes:
+    if kind == STRING:
+        return _string(value)
+    if kind == ARRAY:
+        inner, values = value
+        head = struct.pack("<IQ", inner, len(values))
+        if inner == STRING:
+            return head + b"".join(map(_string, values))
+        return head + struct.pack(f"<{len(values)}{_FORMATS[inner]}", *values)
+    return struct.pack("<" + _FORMATS[kind], value)
+
+
+_FORMATS = {U8: "B", U32: "I", I32: "i", F32: "f", BOOL: "?"}
+
+
+def _string(text: str | bytes) -> bytes:
+    data = text.encode() if isinstance(text, str) else bytes(text)
+    return struct.pack("<Q", len(data)) + data
