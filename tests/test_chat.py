@@ -1,0 +1,200 @@
+"""The CHAT section: what is derived from a template renders every conversation as the template does in transformers, or nothing is
+derived and a reason is given; strangers' templates cost little and reach nothing.
+"""
+from __future__ import annotations
+
+import struct
+import subprocess
+import time
+from pathlib import Path
+
+import models
+import pytest
+from converter import chat
+from converter.chat import ChatFormat, derive_chat, explain_chat, make_environment
+from converter.errors import FormatError, OutputError
+from plans import FakeVocab
+
+CHATML_DEFAULT = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+HEADERS = (                                              # Llama 3's manner: contents are trimmed, BOS once
+    "{% for message in messages %}"
+    "{% set content = '<|start|>' + message['role'] + '<|end|>\n\n' + message['content'] | trim + '<|eot|>' %}"
+    "{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start|>assistant<|end|>\n\n' }}{% endif %}")
+LINES = (                                                # written over lines, as chat_template.jinja files are
+    "{{ bos_token }}\n{%- for message in messages %}\n    {%- if message.role == 'system' %}\n"
+    "        {{- '<<SYS>>' + message.content + '<</SYS>>' }}\n"
+    "    {%- elif message.role == 'user' %}\n        {{- '[INST]' + message.content + '[/INST]' }}\n"
+    "    {%- else %}\n"
+    "        {%- generation %}{{- message.content + eos_token }}{%- endgeneration %}\n    {%- endif %}\n{%- endfor %}")
+EXPRESSIBLE = {"chatml": models.CHATML, "instruct": models.INSTRUCT, "chatml default": CHATML_DEFAULT, "headers": HEADERS,
+               "lines": LINES,
+               "break": "{% for m in messages %}{{ m.role }}={{ m.content }};{% if false %}{% break %}{% endif %}{% endfor %}"
+                        "{% if add_generation_prompt %}assistant={% endif %}"}
+
+INEXPRESSIBLE = {
+    "no system": ("{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+                  "[{{ m.content }}]{% endfor %}", "no system"),
+    "llama 2": ("{% if messages[0].role == 'system' %}{% set s = '<<' + messages[0].content + '>>' %}{% set ms = messages[1:] %}"
+                "{% else %}{% set s = '' %}{% set ms = messages %}{% endif %}"
+                "{% for m in ms %}{% if m.role == 'user' %}[INST]{{ s if loop.first else '' }}{{ m.content }}[/INST]"
+                "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}", "neighbours"),
+    "thoughts": (models.CHATML.replace("message['content']", "message['content'].split('</think>')[-1]"), "role"),
+    "counts": ("{% for m in messages %}{{ loop.index }}{{ m.role }}:{{ m.content }}\n{% endfor %}", "neighbours"),
+    "last": ("{% for m in messages %}{{ m.role }}:{{ m.content }}{% if loop.last %}!{% endif %}\n{% endfor %}", "neighbours"),
+    "trims one role": (
+        "{% for m in messages %}{{ m.role }}:{{ m.content | trim if m.role == 'user' else m.content }}\n{% endfor %}",
+        "role"),
+    "twice": ("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", "exactly once"),
+    "json": ("{{ messages | tojson }}", "neighbours"),
+    "upper": ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "exactly once"),
+    "length": ("{% for m in messages %}{{ m.role }}:{{ m.content | length }}{{ m.content }}{% endfor %}", "neighbours"),
+    "date": ("{{ strftime_now('%d %b %Y') }}" + models.CHATML, "date"),
+    "first five": ("{% for m in messages %}{% if loop.index > 8 %}{% break %}{% endif %}{{ m.role }}:{{ m.content }}\n{% endfor %}",
+                   "role"),
+    "empty": ("", "exactly once"),
+    "syntax": ("{% for", "TemplateSyntaxError"),
+    "include": ("{% include '/etc/passwd' %}", "fails"),
+    "random": ("{{ ['a', 'b'] | random }}" + models.CHATML, "random"),
+}
+
+
+@pytest.mark.parametrize("name", list(EXPRESSIBLE))
+def test_it_renders_what_transformers_renders(name: str) -> None:
+    chat_template = pytest.importorskip("transformers.utils.chat_template_utils")
+    template = EXPRESSIBLE[name]
+    found, reason = explain_chat(template, FakeVocab())
+    assert found is not None, reason
+    conversations = [
+        [("user", "Hi")], [("system", "Be brief. "), ("user", "  Hi\n"), ("assistant", "Yes?"),
+                          ("user", "Why <|im_end|> {{ x }}?")],
+        [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", " d ")]]
+    for conversation in conversations:
+        messages = [{"role": role, "content": content} for role, content in conversation]
+        for generation in (False, True):
+            expected, _ = chat_template.render_jinja_template([messages], chat_template=template, add_generation_prompt=generation,
+                                                              bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+            assert _put_together(found, messages, generation) == expected[0]
+
+
+def _put_together(found: ChatFormat, messages: list[dict[str, str]], generation: bool) -> str:
+    """docs/format.md's rule."""
+    text = found.begin
+    if messages[0]["role"] != "system":
+        text += found.default_system
+    for message in messages:
+        content = message["content"].strip() if found.stripped else message["content"]
+        text += getattr(found, message["role"] + "_prefix") + content + getattr(found, message["role"] + "_suffix")
+    return text + (found.generation_prompt if generation else "")
+
+
+def test_the_parts_of_a_known_template() -> None:
+    found, _ = explain_chat(CHATML_DEFAULT, FakeVocab())
+    assert found == ChatFormat(
+        begin="", default_system="<|im_start|>system\nYou are helpful.<|im_end|>\n", system_prefix="<|im_start|>system\n",
+        system_suffix="<|im_end|>\n", user_prefix="<|im_start|>user\n", user_suffix="<|im_end|>\n",
+        assistant_prefix="<|im_start|>assistant\n", assistant_suffix="<|im_end|>\n", generation_prompt="<|im_start|>assistant\n")
+    trimmed, _ = explain_chat(HEADERS, FakeVocab())
+    assert trimmed.stripped and trimmed.begin == "<s>" and trimmed.default_system == ""
+
+
+@pytest.mark.parametrize("name", list(INEXPRESSIBLE))
+def test_what_fixed_texts_cannot_tell_is_left_out(name: str) -> None:
+    template, word = INEXPRESSIBLE[name]
+    found, reason = explain_chat(template, FakeVocab())
+    assert found is None and word in reason and reason.isprintable() and len(reason) <= 200
+    assert derive_chat(template, FakeVocab()) is None
+
+
+def test_without_a_vocabulary() -> None:
+    assert derive_chat(models.CHATML, None) == derive_chat(models.CHATML, FakeVocab())
+    found, reason = explain_chat("{{ bos_token + 'x' }}" + models.CHATML, None)
+    assert found is None and "bos_token" in reason
+
+
+# ---- the bytes ----
+
+
+def test_golden_bytes() -> None:
+    section = derive_chat(models.CHATML, FakeVocab())
+    texts = [b"", b"", b"<|im_start|>system\n", b"<|im_end|>\n", b"<|im_start|>user\n", b"<|im_end|>\n", b"<|im_start|>assistant\n",
+             b"<|im_end|>\n", b"<|im_start|>assistant\n"]
+    assert section == bytes.fromhex("010000000000000009000000") + b"".join(struct.pack("<I", len(text)) + text for text in texts)
+    assert ChatFormat.from_bytes(section).to_bytes() == section
+    stripped = derive_chat(HEADERS, FakeVocab())
+    assert stripped[4:8] == b"\1\0\0\0" and ChatFormat.from_bytes(stripped).to_bytes() == stripped
+
+
+def test_damaged_sections_are_refused() -> None:
+    section = derive_chat(HEADERS, FakeVocab())
+    damaged = [section[:end] for end in range(len(section))] + [section + b"\0"]
+    damaged += [struct.pack("<I", 2) + section[4:], section[:4] + b"\2" + section[5:], section[:8] + b"\x08" + section[9:],
+                section[:12] + b"\xff\xff\xff\xff" + section[16:], section[:16] + b"\xff" + section[17:]]
+    for data in damaged:
+        with pytest.raises(FormatError, match="CHAT: "):
+            ChatFormat.from_bytes(data)
+
+
+# ---- strangers' templates ----
+
+HOSTILE = {
+    "endless": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "memory": "{% set x = 'a' * 10 ** 10 %}{{ x }}",
+    "doubling": "{% set ns = namespace(x='a' * 1000) %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+    "output": "{% for i in range(90000) %}{{ 'a' * 1000 }}{% endfor %}",
+    "width": "{{ 'a'.ljust(10 ** 10) }}{{ '%1000000000d' % 1 }}",
+    "power": "{{ 9 ** 9 ** 9 }}",
+    "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    "class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "globals": "{{ cycler.__init__.__globals__.os.system('touch CANARY') }}",
+    "attr": "{{ ''|attr('__class__') }}",
+    "format": "{{ '{0.__class__}'.format('') }}",
+    "mutation": "{% set _ = messages.append({}) %}" + models.CHATML,
+    "nul": "\0\ud800",
+    "long": "{# " + "x" * (1 << 18) + " #}" + models.CHATML,
+}
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_hostile_templates(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    begin = time.monotonic()
+    found, reason = explain_chat(HOSTILE[name], FakeVocab())
+    assert found is None and reason and "\n" not in reason
+    assert time.monotonic() - begin < 30 and not list(tmp_path.iterdir())
+
+
+def test_the_child_imports_nothing_from_where_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "jinja2.py").write_text("raise SystemExit(5)")
+    (tmp_path / "json.py").write_text("raise SystemExit(5)")
+    monkeypatch.chdir(tmp_path)
+    assert derive_chat(models.CHATML + "{# here #}", FakeVocab()) is not None
+
+
+def test_a_process_that_cannot_start_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments, **_keywords):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    with pytest.raises(OutputError, match="temporarily"):
+        derive_chat(models.CHATML + "{# not asked before #}", FakeVocab())
+
+
+def test_the_environment_is_transformers_own() -> None:
+    environment = make_environment()
+    assert environment.trim_blocks and environment.lstrip_blocks and environment.loader is None
+    assert environment.from_string("{{ {'b': 'é<', 'a': 1} | tojson }}").render() == '{"b": "é<", "a": 1}'
+    assert environment.from_string("{{ x | tojson(indent=2) }}").render(x=[1]) == "[\n  1\n]"
+    with pytest.raises(Exception, match="mind"):
+        environment.from_string("{{ raise_exception('mind') }}").render()
+
+
+def test_the_answer_is_kept() -> None:
+    derive_chat(models.CHATML, FakeVocab())
+    before = chat._explain.cache_info().hits
+    derive_chat(models.CHATML, FakeVocab())
+    assert chat._explain.cache_info().hits == before + 1

@@ -1,0 +1,161 @@
+"""Perplexity of SmolLM2 on data/english.txt: what each weight type costs, and that our arithmetic costs nothing more.
+
+The text is cut into windows of 512 tokens, each read from an empty cache; a window's first token is not predicted. What
+transformers gives for gguf-py's weights is kept, window by window, in data/perplexity.json, so that everyday runs need not compute
+it; a slow test computes it anew and compares.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+import texts
+from gguf_reference import GgufReference
+
+import pyllama
+
+WINDOW = 512
+GOLDEN = Path(__file__).parent / "data" / "perplexity.json"
+
+
+def token_windows(model: pyllama.Model) -> list[list[int]]:
+    ids = model.encode(texts.english())
+    return [ids[at:at + WINDOW] for at in range(0, len(ids), WINDOW)]
+
+
+def log_loss(logits: np.ndarray, ids: list[int]) -> float:
+    """Sum of -log p of every token but the first, in float64."""
+    rows = logits[:-1].astype(np.float64)
+    top = rows.max(axis=1)
+    return float((top + np.log(np.exp(rows - top[:, None]).sum(axis=1)) - rows[np.arange(len(ids) - 1), ids[1:]]).sum())
+
+
+def window_losses(path: Path, windows: int | None = None, **options: Any) -> list[float]:
+    """Mean log loss of each window (or of the first few)."""
+    with pyllama.Model(path, **options) as model, model.session(n_ctx=WINDOW) as session:
+        losses = []
+        for ids in token_windows(model)[:windows]:
+            session.truncate(0)
+            losses.append(log_loss(session.eval(ids, all_logits=True), ids) / (len(ids) - 1))
+        return losses
+
+
+def perplexity(losses: list[float], counts: list[int]) -> float:
+    return math.exp(float(np.average(losses, weights=counts)))
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    values = json.loads(GOLDEN.read_text())
+    found = hashlib.sha256(texts.ENGLISH_FILE.read_bytes()).hexdigest()
+    assert found == values["text_sha256"], "english.txt changed: make the golden losses anew, as this file's last lines say"
+    return values
+
+
+@pytest.fixture(scope="module")
+def fp32(smollm2_as: Callable[[str, str], Path]) -> list[float]:
+    return window_losses(smollm2_as("f32", "ak42"))
+
+
+def test_the_text_is_long_enough_and_plain(golden: dict[str, Any]) -> None:
+    assert sum(golden["counts"]) + len(golden["counts"]) >= 4500
+    assert 10 < perplexity(golden["f32"], golden["counts"]) < 40
+
+
+def test_fp32_is_that_of_transformers(fp32: list[float], golden: dict[str, Any]) -> None:
+    assert np.abs(np.array(fp32) - golden["f32"]).max() < 1e-4
+
+
+@pytest.mark.parametrize("type_name", ["int8", "q8_0"])
+def test_eight_bits_cost_less_than_half_a_percent(smollm2_as: Callable[[str, str], Path], fp32: list[float], golden: dict[str, Any],
+                                                  type_name: str) -> None:
+    found = perplexity(window_losses(smollm2_as(type_name, "ak42")), golden["counts"])
+    assert found == pytest.approx(perplexity(fp32, golden["counts"]), rel=5e-3)
+
+
+@pytest.mark.parametrize("type_name", ["f16", "bf16"])
+def test_sixteen_bits_cost_less_than_a_tenth_of_a_percent(smollm2_as: Callable[[str, str], Path], fp32: list[float],
+                                                         golden: dict[str, Any], type_name: str) -> None:
+    """On the first four windows: bf16 rounds weights to 8 bits, and so may do activations."""
+    found = window_losses(smollm2_as(type_name, "ak42"), windows=4)
+    limit = {"f16": 1e-3, "bf16": 4e-3}[type_name]
+    assert perplexity(found, golden["counts"][:4]) == pytest.approx(perplexity(fp32[:4], golden["counts"][:4]), rel=limit)
+
+
+@pytest.mark.parametrize("format_name", ["ak42", "gguf"])
+def test_q4_0_is_what_its_weights_give_in_transformers(smollm2_as: Callable[[str, str], Path], golden: dict[str, Any],
+                                                       format_name: str) -> None:
+    windows = None if format_name == "ak42" else 3
+    counts = golden["counts"][:windows]
+    found = perplexity(window_losses(smollm2_as("q4_0", format_name), windows), counts)
+    assert found == pytest.approx(perplexity(golden["q4_0"][:windows], counts), rel=3e-3)
+
+
+REFERENCE_TOKENS = 128
+
+
+def test_reference_kernels_round_nothing(smollm2_as: Callable[[str, str], Path], golden: dict[str, Any]) -> None:
+    """The first 128 tokens only: these kernels take tens of milliseconds a token. The slow test reads two whole windows."""
+    found = _first_tokens(smollm2_as("q4_0", "ak42"), REFERENCE_TOKENS)
+    assert math.exp(found) == pytest.approx(math.exp(golden["q4_0_first_128"]), rel=1e-3)
+
+
+def _first_tokens(path: Path, n: int) -> float:
+    with pyllama.Model(path, isa="reference", kv_type="f32") as model, model.session(n_ctx=n) as session:
+        ids = token_windows(model)[0][:n]
+        return log_loss(session.eval(ids, all_logits=True), ids) / (n - 1)
+
+
+@pytest.mark.slow
+def test_reference_kernels_on_whole_windows(smollm2_as: Callable[[str, str], Path], golden: dict[str, Any]) -> None:
+    found = window_losses(smollm2_as("q4_0", "ak42"), windows=2, isa="reference", kv_type="f32")
+    counts = golden["counts"][:2]
+    assert perplexity(found, counts) == pytest.approx(perplexity(golden["q4_0"][:2], counts), rel=1e-3)
+
+
+@pytest.mark.slow
+def test_golden_losses_are_still_those_of_transformers(smollm2_gguf: Path, golden: dict[str, Any]) -> None:
+    assert_golden(transformers_golden(smollm2_gguf), golden)
+
+
+def assert_golden(found: dict[str, Any], golden: dict[str, Any]) -> None:
+    assert found.keys() == golden.keys()
+    for key, value in found.items():
+        assert golden[key] == (value if isinstance(value, str) else pytest.approx(value, abs=2e-5)), key
+
+
+def transformers_golden(gguf_path: Path) -> dict[str, Any]:
+    """data/perplexity.json anew: transformers on gguf-py's weights, and on what gguf-py's Q4_0 makes of them."""
+    import gguf
+    import torch
+
+    reference = GgufReference(gguf_path)
+    model, ids = reference.model(), reference.tokenizer()(texts.english()).input_ids
+    windows = [ids[at:at + WINDOW] for at in range(0, len(ids), WINDOW)]
+    values: dict[str, Any] = {"text_sha256": hashlib.sha256(texts.ENGLISH_FILE.read_bytes()).hexdigest(),
+                              "counts": [len(window) - 1 for window in windows]}
+    for name in ("f32", "q4_0"):
+        if name == "q4_0":
+            for tensor in model.parameters():
+                if tensor.ndim == 2:
+                    blocks = gguf.quants.quantize(tensor.numpy(), gguf.GGMLQuantizationType.Q4_0)
+                    tensor.copy_(torch.from_numpy(gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q4_0)))
+        logits = [models.transformers_logits(model, window) for window in windows[:1]]
+        losses = [log_loss(logits[0], windows[0]) / (WINDOW - 1)]
+        losses += [log_loss(models.transformers_logits(model, window), window) / (len(window) - 1) for window in windows[1:]]
+        values[name] = losses
+        values[name + "_first_128"] = log_loss(logits[0][:REFERENCE_TOKENS], windows[0][:REFERENCE_TOKENS]) / (REFERENCE_TOKENS - 1)
+    return values
+
+
+if __name__ == "__main__":       # python tests/test_perplexity.py SmolLM2.gguf > tests/data/perplexity.json
+    import sys
+
+    print(json.dumps(transformers_golden(Path(sys.argv[1])), indent=1))

@@ -1,0 +1,258 @@
+"""Token ids and decoded text equal to Hugging Face's tokenizers, on 10,000 generated strings for each family of tokenizer.
+
+The oracle is always a `tokenizers.Tokenizer`; the vocabularies come from SmolLM2's file or are trained here, so that nothing is
+fetched. The C side is given the TOKN section that the converter writes.
+"""
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from converter.tokenizer import Vocab
+from tokenizer_support import CODE, OTHER, WORDS, Tokenizer, generated
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer as HFTokenizer
+
+COUNT = 10_000
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+SPECIAL = ["<|begin|>", "<|end|>", "<|im_start|>", "<|im_end|>"]
+
+
+def corpus() -> list[str]:
+    return [text for text in generated(1500, seed=99)] + [" ".join(WORDS)] * 30 + list(CODE) * 20 + list(OTHER) * 10
+
+
+def config(hf: HFTokenizer, **special: str) -> dict:
+    return dict(special)
+
+
+def vocab_of(hf: HFTokenizer, **special: str) -> Vocab:
+    return Vocab.from_tokenizer_json(json.loads(hf.to_str()), special)
+
+
+def train_byte_level(pre_tokenizer, *, ignore_merges: bool = False, added: tuple[AddedToken, ...] = ()) -> HFTokenizer:
+    hf = HFTokenizer(models.BPE(ignore_merges=ignore_merges))
+    hf.pre_tokenizer = pre_tokenizer
+    hf.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=1500, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    hf.train_from_iterator(corpus(), trainer)
+    hf.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
+    hf.add_tokens(list(added))
+    return hf
+
+
+ADDED = (AddedToken("<tool>", normalized=False), AddedToken("[[x]]", lstrip=True, normalized=False),
+         AddedToken("~~~", rstrip=True, normalized=False), AddedToken("word", single_word=True, normalized=False),
+         AddedToken("  \n", normalized=True), AddedToken("日本", normalized=True))
+
+
+def gpt2() -> HFTokenizer:
+    return train_byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), added=ADDED)
+
+
+def gpt2_prefixed() -> HFTokenizer:
+    return train_byte_level(pre_tokenizers.ByteLevel(add_prefix_space=True))
+
+
+def llama3() -> HFTokenizer:
+    hf = train_byte_level(pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
+                                                   pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]),
+                          ignore_merges=True)
+    hf.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), processors.TemplateProcessing(
+        single="<|begin|> $A", pair="<|begin|> $A <|begin|>:1 $B:1", special_tokens=[("<|begin|>", hf.token_to_id("<|begin|>"))])])
+    return hf
+
+
+def falcon() -> HFTokenizer:
+    return train_byte_level(pre_tokenizers.Sequence([
+        pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=False),
+        pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")]))
+
+
+def odd_splits() -> HFTokenizer:
+    """Every behaviour once, on rules that no real tokenizer has together."""
+    return train_byte_level(pre_tokenizers.Sequence([
+        pre_tokenizers.Split("-", "merged_with_next"), pre_tokenizers.Split(Regex(r"\n"), "merged_with_previous"),
+        pre_tokenizers.Split(Regex(r"[a-z]+"), "contiguous", invert=True), pre_tokenizers.Split("#", "removed"),
+        pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits(individual_digits=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]))
+
+
+def sentencepiece_bpe() -> tuple[bytes, HFTokenizer]:
+    """A SentencePiece model that is trained here, and its form as a tokenizer.json."""
+    import sentencepiece
+
+    written = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(" ".join(text.split()) for text in corpus() if text.strip()), model_writer=written, vocab_size=1200,
+        model_type="bpe", byte_fallback=True, character_coverage=0.98, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, split_digits=True, num_threads=1, minloglevel=2, allow_whitespace_only_pieces=True)
+    vocab = Vocab.from_sentencepiece(written.getvalue())
+    pieces = [token.decode() for token in vocab.tokens]
+    index = {piece: i for i, piece in enumerate(pieces)}
+    merges = []
+    for piece, score, kind in zip(pieces, vocab.scores, vocab.types, strict=True):
+        if kind == 1:
+            merges += [(-score, index[piece], cut, piece[:cut], piece[cut:]) for cut in range(1, len(piece))
+                       if piece[:cut] in index and piece[cut:] in index]
+    hf = HFTokenizer(models.BPE(vocab=index, merges=[(left, right) for _, _, _, left, right in sorted(merges)], unk_token="<unk>",
+                                fuse_unk=True, byte_fallback=True))
+    hf.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    hf.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    hf.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in ("<unk>", "<s>", "</s>")])
+    hf.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A <s>:1 $B:1", special_tokens=[("<s>", 1)])
+    return written.getvalue(), hf
+
+
+def spm() -> HFTokenizer:
+    return sentencepiece_bpe()[1]
+
+
+def spm_metaspace() -> HFTokenizer:
+    """The same vocabulary as transformers 5 builds it: the space only in front of the text."""
+    hf = spm()
+    hf.normalizer = None
+    hf.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
+    hf.add_tokens([AddedToken("<tool>", normalized=False), AddedToken("word", single_word=True)])
+    return hf
+
+
+def spm_split() -> HFTokenizer:
+    hf = spm()
+    hf.normalizer = normalizers.Sequence([normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")])
+    hf.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="always", split=True)
+    hf.decoder = decoders.Sequence([decoders.Metaspace("▁", prepend_scheme="always"), decoders.ByteFallback(), decoders.Fuse()])
+    hf.add_tokens([AddedToken("<tool>", normalized=True), AddedToken("[[x]]", lstrip=True, rstrip=True)])
+    return hf
+
+
+FAMILIES = [gpt2, gpt2_prefixed, llama3, falcon, odd_splits, spm, spm_metaspace, spm_split]
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
+def pair(request) -> tuple[HFTokenizer, Vocab, Tokenizer]:
+    hf = request.param()
+    vocab = vocab_of(hf)
+    return hf, vocab, Tokenizer(vocab.to_tokn())
+
+
+def specials_of(vocab: Vocab) -> list[str]:
+    return [token.decode() for token, kind in zip(vocab.tokens, vocab.types, strict=True) if kind in (2, 3, 4)]
+
+
+def compare(hf: HFTokenizer, ours: Tokenizer, texts: list[str], special: bool) -> None:
+    hf.encode_special_tokens = not special
+    theirs = hf.encode_batch(texts, add_special_tokens=False)
+    for text, encoding in zip(texts, theirs, strict=True):
+        assert ours.encode(text, special=special) == encoding.ids, repr(text)
+
+
+@pytest.mark.parametrize("special", [False, True], ids=["text", "special"])
+def test_ids(pair, special: bool) -> None:
+    hf, vocab, ours = pair
+    compare(hf, ours, list(generated(COUNT, seed=7 + special, special=specials_of(vocab))), special)
+
+
+def test_frame(pair) -> None:
+    """What the post-processor puts around a text."""
+    hf, _, ours = pair
+    hf.encode_special_tokens = True
+    for text in generated(50, seed=3):
+        assert ours.encode(text, bos=None) == hf.encode(text).ids
+
+
+def test_decode(pair) -> None:
+    """Ids of texts, and ids at random; U+FFFD stands where bytes are no UTF-8, which only byte-level vocabularies agree on."""
+    import random
+
+    hf, vocab, ours = pair
+    rng = random.Random(5)
+    sequences = [hf.encode(text, add_special_tokens=False).ids for text in generated(3000, seed=11, special=specials_of(vocab))]
+    sequences += [[rng.randrange(len(vocab.tokens)) for _ in range(rng.randint(1, 8))] for _ in range(3000)]
+    for skip in (False, True):
+        texts = hf.decode_batch(sequences, skip_special_tokens=skip)
+        for ids, text in zip(sequences, texts, strict=True):
+            found = ours.decode(ids, skip_special=skip)
+            if vocab.kind == "spm" and not valid(found):
+                continue
+            assert found.decode("utf-8", "replace") == text, ids
+
+
+def valid(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def test_written_tokenizer_json(pair) -> None:
+    """tokenizer.json -> Vocab -> tokenizer.json gives the same ids, and reads back as the same Vocab."""
+    hf, vocab, _ = pair
+    written = vocab.to_tokenizer_json()
+    again = HFTokenizer.from_str(json.dumps(written))
+    texts = list(generated(1500, seed=21, special=specials_of(vocab)))
+    for special in (False, True):
+        hf.encode_special_tokens = again.encode_special_tokens = not special
+        for one, two in zip(hf.encode_batch(texts), again.encode_batch(texts), strict=True):
+            assert one.ids == two.ids
+    assert [hf.decode(e.ids) for e in hf.encode_batch(texts)] == [again.decode(e.ids) for e in again.encode_batch(texts)]
+    assert Vocab.from_tokenizer_json(written, vocab.to_tokenizer_config()) == vocab
+
+
+def test_tokn_round_trip(pair) -> None:
+    _, vocab, _ = pair
+    assert Vocab.from_tokn(vocab.to_tokn()) == vocab
+
+
+def test_any_bytes_come_back(pair) -> None:
+    """Every byte string survives encoding and decoding where the vocabulary can say every byte and nothing is normalised."""
+    import random
+
+    _, vocab, ours = pair
+    exact = not any(step.op in (3, 16) and step.flags & 7 in (1,) or step.op == 3 or (step.op in (1, 2)) for step in vocab.steps)
+    rng = random.Random(17)
+    for _ in range(2000):
+        data = bytes(rng.choice((rng.randrange(256), rng.choice(b" a\xe2\x96\x81\xf0\x9f\xff\xc3"))) for _ in range(rng.randint(0, 40)))
+        ids = ours.encode(data, special=rng.random() < 0.5)
+        text = ours.decode(ids)
+        if exact and vocab.kind == "bpe":
+            assert text == data
+
+
+def test_follows(pair) -> None:
+    """A text that continues another gets no BOS and no space in front."""
+    _, vocab, ours = pair
+    first = ours.encode("word", bos=None, follows=True)
+    assert vocab.bos_id not in first or vocab.bos_id < 0
+    assert ours.decode(first, follows=True).strip() == b"word"
+    assert ours.decode(first, follows=True) == b"word"
+
+
+def test_smollm2(smollm2_gguf: Path) -> None:
+    """The real model: its GGUF's tokens and merges in a tokenizers BPE, with Digits(individual) and then ByteLevel."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(str(smollm2_gguf))
+    tokens = reader.get_field("tokenizer.ggml.tokens").contents()
+    kinds = reader.get_field("tokenizer.ggml.token_type").contents()
+    merges = [tuple(merge.split(" ")) for merge in reader.get_field("tokenizer.ggml.merges").contents()]
+    hf = HFTokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    hf.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
+                                                pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    hf.decoder = decoders.ByteLevel()
+    special = [token for token, kind in zip(tokens, kinds, strict=True) if kind == 3]
+    hf.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    ours = Tokenizer(smollm2_gguf)
+    for flag in (False, True):
+        texts = list(generated(COUNT, seed=31 + flag, special=special))
+        compare(hf, ours, texts, flag)
+        ids = [encoding.ids for encoding in hf.encode_batch(texts[:3000], add_special_tokens=False)]
+        for sequence, text in zip(ids, hf.decode_batch(ids, skip_special_tokens=False), strict=True):
+            assert ours.decode(sequence).decode("utf-8", "replace") == text
+    vocab = Vocab.from_gguf({key: field.contents() for key, field in reader.fields.items() if key.startswith("tokenizer.")})
+    again = Tokenizer(vocab.to_tokn())
+    for text in generated(1000, seed=41, special=special):
+        assert again.encode(text, special=True) == ours.encode(text, special=True)
