@@ -32,7 +32,7 @@ VENV_PYTHON = $(VENV)/bin/python
 EXTENSION = build/extension.stamp
 DEFAULT_GGUF = build/models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEFAULT_MODEL = build/models/smollm2-135m-instruct.bin
-QUESTION = What is the capital of France?
+QUESTION = Why is the sky blue?
 
 .DELETE_ON_ERROR:
 .PHONY: run test test-all lib wheel bench clean help check check-cc check-python
@@ -44,7 +44,7 @@ run: check $(EXTENSION) build/run $(if $(MODEL),,$(DEFAULT_MODEL)) ## generate t
 	@MODEL="$${MODEL:-$(DEFAULT_MODEL)}"; \
 	if [ -d "$$MODEL" ]; then MODEL=$$($(VENV_PYTHON) examples/prepare_model.py "$$MODEL" build/models) || exit $$?; fi; \
 	if [ -n "$$PROMPT" ]; then exec build/run "$$MODEL" -i "$$PROMPT" $(ARGS) </dev/null; \
-	else echo "> $(QUESTION)"; exec build/run "$$MODEL" -m chat -i "$(QUESTION)" $(ARGS) </dev/null; fi
+	else echo "> $(QUESTION)"; exec build/run "$$MODEL" -m chat -t 0 -i "$(QUESTION)" $(ARGS) </dev/null; fi
 
 test: check $(VENV)/test.stamp $(EXTENSION) lib $(C_TESTS) ## install the test extra and run all tests that are not slow
 	$(VENV)/bin/pytest -m "not slow and not cuda" $(PYTEST_ARGS)
@@ -71,14 +71,17 @@ clean: ## remove everything that was made
 
 build/obj/%.o: runtime_c/%.c pyllama/__init__.py Makefile | check-cc
 	@mkdir -p $(@D)
-	$(CC) $(ALL_CFLAGS) -DAK42_VERSION="\"$(VERSION)\"" -MMD -MP -c -o $@ $<
+	@echo "cc $<"
+	@$(CC) $(ALL_CFLAGS) -DAK42_VERSION="\"$(VERSION)\"" -MMD -MP -c -o $@ $<
 
 build/libak42.a: $(OBJECTS)
-	rm -f $@
-	$(AR) rcs $@ $^
+	@echo "ar $@"
+	@rm -f $@
+	@$(AR) rcs $@ $^
 
 build/libak42.so: $(OBJECTS)
-	$(CC) -shared $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	@echo "ld $@"
+	@$(CC) -shared $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 build/run: $(CLI_OBJECTS) build/libak42.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)

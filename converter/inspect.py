@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from . import strict_json
-from .config import ROPE_SCALING_FIELDS, ModelConfig, config_from_gguf, config_from_hf, differences
+from .config import ROPE_SCALING_FIELDS, ModelConfig, config_from_hf, differences
+from .config_files import config_from_gguf
 from .errors import ConvertError
 from .panel import TYPES as PANEL_TYPES
 from .panel import packed_bytes

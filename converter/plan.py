@@ -18,7 +18,7 @@ import numpy as np
 
 from .arch import ARCHITECTURES, Tensor
 from .config import ModelConfig
-from .errors import OutputError, UnsupportedError, UsageError, escape
+from .errors import FormatError, OutputError, UnsupportedError, UsageError, escape
 from .quant import TYPES, WeightType, group_size_for
 from .streams import Encoder, TensorStream, constant_rows
 
@@ -182,6 +182,9 @@ def _with_tokens(source: Source) -> tuple[ModelConfig, Vocab | None]:
     changes: dict[str, Any] = {"seq_len": config.trained_ctx}
     if vocab is None:
         return replace(config, **changes), None
+    if len(vocab.tokens) > config.vocab_size:
+        raise FormatError(f"{source.name}: expected a tokenizer of at most {config.vocab_size} tokens, the rows of the embedding, "
+                          f"found one of {len(vocab.tokens)}")
     vocab = vocab.padded_to(config.vocab_size)
     if config.eos_ids:
         vocab = replace(vocab, eos_ids=_eos_of_both(config.eos_ids, vocab.eos_ids))

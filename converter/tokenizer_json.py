@@ -345,7 +345,7 @@ def _attributes(token: Mapping[str, Any], where: str) -> int:
 def _token(text: str, piece: bool, added: Mapping[str, Any] | None, model: Mapping[str, Any],
            byte_level: bool) -> tuple[bytes, int, int]:
     """One token's bytes, type and attributes."""
-    raw = text.encode("utf-8", "surrogatepass")
+    raw = text.encode()
     mapped = steps.from_letters(text) if byte_level else None
     attr = ADDED_ONLY if byte_level and mapped is None else 0
     if added is None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .tokenizer_steps import ADDED_STEP, BYTE_LEVEL_STEP, SPLIT_GPT2, Step, digits, punctuation, split
+from .tokenizer_steps import ADDED_STEP, BYTE_LEVEL_STEP, NFC, SPLIT_GPT2, Step, digits, punctuation, split
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _TAIL = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -48,20 +48,22 @@ class Preset:
     add_bos: bool = False
 
 
+_NFC = Step(NFC)
 _DIGITS = (ADDED_STEP, digits(True), SPLIT_GPT2)
-_SPLIT_LLAMA3, _SPLIT_QWEN2, _SPLIT_GPT4O = (ADDED_STEP, split(_LLAMA3)), (ADDED_STEP, split(_QWEN2)), (ADDED_STEP, split(_GPT4O))
+_SPLIT_LLAMA3, _SPLIT_GPT4O = (ADDED_STEP, split(_LLAMA3)), (ADDED_STEP, split(_GPT4O))
+_SPLIT_QWEN2 = (_NFC, ADDED_STEP, split(_QWEN2))
 
 # Of names with the same steps the first is the one that is written.
 PRESETS = (
     Preset("gpt-2", (ADDED_STEP, SPLIT_GPT2)),
     Preset("phi-2", (ADDED_STEP, SPLIT_GPT2)),
-    Preset("mpt", (ADDED_STEP, SPLIT_GPT2)),
-    Preset("olmo", (ADDED_STEP, SPLIT_GPT2)),
+    Preset("mpt", (_NFC, ADDED_STEP, SPLIT_GPT2)),
+    Preset("olmo", (_NFC, ADDED_STEP, SPLIT_GPT2)),
     Preset("smollm", _DIGITS),
     Preset("starcoder", _DIGITS),
     Preset("refact", _DIGITS),
     Preset("codeshell", _DIGITS),
-    Preset("command-r", _DIGITS),
+    Preset("command-r", (_NFC, *_DIGITS)),
     Preset("llama-bpe", _SPLIT_LLAMA3, ignore_merges=True, add_bos=True),
     Preset("llama3", _SPLIT_LLAMA3, ignore_merges=True, add_bos=True),
     Preset("llama-v3", _SPLIT_LLAMA3, ignore_merges=True, add_bos=True),
@@ -69,7 +71,6 @@ PRESETS = (
     Preset("smaug-bpe", _SPLIT_LLAMA3),
     Preset("qwen2", _SPLIT_QWEN2),
     Preset("deepseek-r1-qwen", _SPLIT_QWEN2),
-    Preset("stablelm2", _SPLIT_QWEN2),
     Preset("qwen35", (ADDED_STEP, split(_QWEN35))),
     Preset("tekken", (ADDED_STEP, split(_TEKKEN)), ignore_merges=True, add_bos=True),
     Preset("gpt-4o", _SPLIT_GPT4O),

@@ -83,6 +83,8 @@ class _Parser:
                 raise self.wrong("surrogate")
             self.at += 4
             return chr(int(digits, 16))
+        if self.fold and letter in "SwWD":
+            raise self.refuse("this class inside (?i:")          # it has letters that fold to two
         if letter in "sSwWdD":
             self.at += 1
             self.items += 1
@@ -181,6 +183,8 @@ class _Parser:
         if self.done():
             raise self.wrong("( without )")
         self.at += 1
+        if node.kind == "repeat":         # a group, which may be repeated in its turn
+            node.kind = "other"
         self.fold, self.letter = fold, ""
         self.depth -= 1
         return node

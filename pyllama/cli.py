@@ -286,10 +286,9 @@ def tokenize(
 @cli.command()
 @click.argument("path", metavar="MODEL", type=MODEL_FILE)
 @click.argument("text_file", metavar="FILE", type=TEXT_FILE)
-@click.option("--window", type=click.IntRange(min=2), help="Tokens of a window.  [default: --n-ctx, else 512]")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
 @model_options
-def perplexity(path: str, text_file: str, window: int | None, as_json: bool, **opening: Any) -> None:
+def perplexity(path: str, text_file: str, as_json: bool, **opening: Any) -> None:
     """Measure how well a model predicts a text; lower is better.
 
     The text is cut into windows of --n-ctx tokens (512) that do not overlap, each begun with BOS where the tokenizer does that by
@@ -305,7 +304,7 @@ def perplexity(path: str, text_file: str, window: int | None, as_json: bool, **o
     with click.open_file(text_file, "rb") as file:
         text = file.read().decode("utf-8", "surrogateescape")
     with open_model(path, opening) as model, progress_bar("perplexity", " tokens") as progress:
-        found = measure(model, text, window or opening["n_ctx"] or 512, progress)
+        found = measure(model, text, opening["n_ctx"] or 512, progress)
     if as_json:
         print_json({"model": path, **dataclasses.asdict(found), "tokens_per_second": round(found.tokens_per_second, 2)})
         return

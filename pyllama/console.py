@@ -30,9 +30,11 @@ def run(command: click.Command, arguments: list[str] | None) -> int:
     if hasattr(sys.stderr, "reconfigure"):
         sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
-        code = command.main(arguments, prog_name="pyllama", standalone_mode=False)
+        # Not command.main(): it has exit codes of its own for a reader that went away and for Ctrl-C.
+        with command.make_context("pyllama", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            command.invoke(context)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return 0
     except BrokenPipeError:
         # Whoever read us went away. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -51,8 +53,6 @@ def explained(error: Exception) -> tuple[int, str]:
     converter_error = getattr(sys.modules.get("converter.errors"), "ConvertError", ())
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code, ""
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):
-        return USAGE, _hint("a command is missing", error.ctx)
     if isinstance(error, click.UsageError):
         return USAGE, _hint(error.format_message(), error.ctx)
     if isinstance(error, click.ClickException):
@@ -116,5 +116,7 @@ def progress_bar(title: str, unit: str) -> Iterator[Callable[..., None] | None]:
             if what:
                 bar.set_postfix_str(printable(what)[:32], refresh=False)
             bar.update(done - bar.n)
+            if done == total:
+                bar.refresh()
 
         yield update

@@ -1,15 +1,17 @@
-"""Writes runtime_c/core/unicode_table.c: the general category of every code point and the punctuation of `tokenizers`.
+"""Writes the Unicode tables of the runtime: categories and punctuation, or what normalisation form C needs.
 
-The categories are read out of the `tokenizers` package's own regular expression engine, one \\p{..} after another, because its
-Unicode version (16.0) is the one that token ids depend on, and Python's unicodedata has another in every release. It is run by
-hand when that package moves to a newer Unicode: `python tests/make_unicode.py > runtime_c/core/unicode_table.c`.
-test_tokenizer_unicode.py compares the file with the package that is installed.
+They are read out of the `tokenizers` package itself, because its Unicode versions (16.0 in regular expressions, older elsewhere) are
+those that token ids depend on, and Python's unicodedata has another in every release. It is run by hand when the package moves on:
+    python tests/make_unicode.py categories > runtime_c/core/unicode_table.c
+    python tests/make_unicode.py nfc > runtime_c/core/unicode_nfc_table.c
+test_tokenizer_unicode.py compares what the runtime does with the package that is installed.
 """
 from __future__ import annotations
 
 import sys
+import unicodedata
 
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 # The order is that of enum unicode_category in unicode.h.
 CATEGORIES = ("Cn Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Co Cs").split()
@@ -38,7 +40,7 @@ def categories() -> list[int]:
     """Category number by code point; surrogates, which no text holds, are Cs."""
     table = [CATEGORIES.index("Cs")] * 0x110000
     for number, name in enumerate(CATEGORIES[:-1]):
-        for code_point in matches(r"\p{%s}" % name):
+        for code_point in matches(f"\\p{{{name}}}"):
             table[code_point] = number
     return table
 
@@ -64,7 +66,7 @@ def rows(items: list[str]) -> str:
     return "\n".join([*lines, line])
 
 
-def main() -> None:
+def write_categories() -> None:
     table = categories()
     starts = [c for c in range(0x110000) if c == 0 or table[c] != table[c - 1]]
     marks = ranges(punctuation())
@@ -80,5 +82,56 @@ def main() -> None:
         "const uint32_t unicode_n_marks = sizeof unicode_marks / sizeof unicode_marks[0];\n")
 
 
+def decompositions() -> list[tuple[int, int, int, bool]]:
+    """(code point, first, second or 0, whether the two compose again) of all canonical decompositions but Hangul's."""
+    nfd, nfc = normalizers.NFD(), normalizers.NFC()
+    found = []
+    for code in CODE_POINTS:
+        if 0xAC00 <= code <= 0xD7A3 or nfd.normalize_str(chr(code)) == chr(code):
+            continue
+        parts = [int(part, 16) for part in unicodedata.decomposition(chr(code)).split()]
+        assert 1 <= len(parts) <= 2, hex(code)
+        composes = len(parts) == 2 and nfc.normalize_str("".join(map(chr, parts))) == chr(code)
+        found.append((code, parts[0], parts[1] if len(parts) == 2 else 0, composes))
+    return found
+
+
+def combining_classes() -> dict[int, int]:
+    """The classes that are not 0, of the code points that the package knows to have one: it moves them."""
+    nfc = normalizers.NFC()
+    classes = {}
+    for code in CODE_POINTS:
+        known = unicodedata.combining(chr(code))
+        other = "\u0334" if known > 1 else "\u0301"        # of class 1 and 230
+        given = "q" + chr(code) + other if known > 1 else "q" + other + chr(code)
+        if known and nfc.normalize_str(given) != given:
+            classes[code] = known
+    return classes
+
+
+def write_nfc() -> None:
+    table, classes = decompositions(), combining_classes()
+    pairs = sorted((first, second, index) for index, (_, first, second, composes) in enumerate(table) if composes)
+    runs: list[list[int]] = []
+    for code, number in sorted(classes.items()):
+        if runs and runs[-1][1] == code - 1 and runs[-1][2] == number:
+            runs[-1][1] = code
+        else:
+            runs.append([code, code, number])
+    sys.stdout.write(
+        "/* unicode_nfc_table.c: data only, written by tests/make_unicode.py from what Hugging Face's tokenizers normalises.\n"
+        " * unicode_nfc.c reads it; nobody edits it. */\n"
+        '#include "unicode.h"\n\n'
+        "/* Canonical decompositions, ascending: code point, first, second (0: none). */\n"
+        f"const uint32_t unicode_decompositions[][3] = {{\n{rows([f'{{{a:#x},{b:#x},{c:#x}}}' for a, b, c, _ in table])}\n}};\n"
+        "const uint32_t unicode_n_decompositions = sizeof unicode_decompositions / sizeof unicode_decompositions[0];\n\n"
+        "/* Those that compose again, by first and second: places in the table above. */\n"
+        f"const uint16_t unicode_compositions[] = {{\n{rows([str(index) for _, _, index in pairs])}\n}};\n"
+        "const uint32_t unicode_n_compositions = sizeof unicode_compositions / sizeof unicode_compositions[0];\n\n"
+        "/* Combining classes that are not 0, ascending: first, last, class. */\n"
+        f"const uint32_t unicode_combining[][3] = {{\n{rows([f'{{{a:#x},{b:#x},{c}}}' for a, b, c in runs])}\n}};\n"
+        "const uint32_t unicode_n_combining = sizeof unicode_combining / sizeof unicode_combining[0];\n")
+
+
 if __name__ == "__main__":
-    main()
+    {"categories": write_categories, "nfc": write_nfc}[sys.argv[1]]()

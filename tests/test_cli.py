@@ -3,14 +3,17 @@ signals. What the commands compute is tested elsewhere."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -20,6 +23,7 @@ import pytest
 import converter
 import pyllama
 
+ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("convert", "inspect", "generate", "chat", "tokenize", "perplexity", "bench", "doctor")
 
 
@@ -80,8 +84,7 @@ def test_help_teaches(pyllama_command) -> None:
     ["generate", "MODEL", "--kv-type", "f64"], ["generate", "MODEL", "--isa", "mmx"], ["generate", "MODEL", "--n-ctx", "0"],
     ["convert", "MODEL"], ["convert", "none", "-o", "x.bin"], ["convert", "MODEL", "-o", "x.bin", "--type", "q3"],
     ["convert", "MODEL", "-o", "x.bin", "--format", "onnx"], ["convert", "MODEL", "-o", "x.bin", "--layout", "tiles"],
-    ["inspect"], ["inspect", "none"], ["tokenize"], ["tokenize", "none"], ["perplexity", "MODEL"], ["perplexity", "MODEL", "none"],
-    ["perplexity", "MODEL", "MODEL", "--window", "1"], ["bench", "MODEL", "-t", "0"], ["bench", "MODEL", "-p", "-5"],
+    ["inspect"], ["inspect", "none"], ["tokenize"], ["tokenize", "none"], ["perplexity", "MODEL"], ["perplexity", "MODEL", "none"], ["perplexity", "MODEL", "MODEL", "--wrong"], ["bench", "MODEL", "-t", "0"], ["bench", "MODEL", "-p", "-5"],
     ["doctor", "extra"], ["chat", "MODEL", "--chat-template", "none"],
 ])  # fmt: skip
 def test_usage_mistakes(pyllama_command, bpe_bin: Path, arguments: list[str]) -> None:
@@ -222,13 +225,19 @@ def test_the_same_seed_gives_the_same_text(pyllama_command, bpe_bin: Path) -> No
     assert "seed 5" in first.err and pyllama_command(*ask).out == first.out
 
 
-def test_environment_and_options(pyllama_command, bpe_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask = ("bench", bpe_bin, "-p", 8, "-n", 4, "--json")
+def test_bench_environment_and_options(pyllama_command, bpe_bin: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AK42_ISA", "generic")
     monkeypatch.setenv("AK42_THREADS", "1")
-    found = json.loads(pyllama_command(*ask).out)
+    ask = ("bench", bpe_bin, "-p", 16, "-n", 8, "-d", 5, "--json")
+    done = pyllama_command(*ask)
+    found = json.loads(done.out)
+    assert done.code == 0 and {"model", "threads", "isa", "read_gb_per_s", "prompt", "generate", "peak_rss_mb"} <= set(found)
     assert (found["isa"], found["threads"]) == ("generic", 1)
-    assert json.loads(pyllama_command(*ask, "--isa", "reference", "-t", 2).out)["isa"] == "reference"
+    assert found["prompt"]["tokens"] == 16 and found["prompt"]["tokens_per_second"] > 0
+    assert found["generate"]["tokens"] == 8 and 0 < found["generate"]["percent_of_bandwidth"] < 400
+    assert found["read_gb_per_s"] > 0.1 and found["peak_rss_mb"] > 1
+    shown = pyllama_command("bench", bpe_bin, "-p", 4, "-n", 0, "--isa", "reference", "-t", 2)
+    assert "tokens/s" in shown.out and "reference" in shown.out and "2 threads" in shown.out
     monkeypatch.setenv("AK42_THREADS", "many")
     assert "AK42_THREADS" in one_line(pyllama_command(*ask).err)
 
@@ -321,6 +330,7 @@ class Terminal:
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.execve(sys.executable, [sys.executable, "-m", "pyllama", *map(str, arguments)], environment)
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
         self.shown = ""
 
     def read_until(self, text: str, timeout: float = 60) -> str:
@@ -422,7 +432,7 @@ def test_a_reader_that_goes_away(slow_bin: Path) -> None:
     assert process.wait(timeout=30) == 74 and "Traceback" not in err and "Exception" not in err
 
 
-# ---- perplexity, bench, doctor ----
+# ---- perplexity, doctor ----
 
 
 def test_perplexity(pyllama_command, bpe_bin: Path, tmp_path: Path) -> None:
@@ -436,19 +446,74 @@ def test_perplexity(pyllama_command, bpe_bin: Path, tmp_path: Path) -> None:
     assert "nothing to evaluate" in one_line(pyllama_command("perplexity", bpe_bin, tmp_path / "empty.txt").err)
 
 
-def test_bench(pyllama_command, bpe_bin: Path) -> None:
-    done = pyllama_command("bench", bpe_bin, "-p", 16, "-n", 8, "-d", 5, "-t", 1, "--json")
-    found = json.loads(done.out)
-    assert done.code == 0 and {"model", "threads", "isa", "read_gb_per_s", "prompt", "generate", "peak_rss_mb"} <= set(found)
-    assert found["prompt"]["tokens"] == 16 and found["prompt"]["tokens_per_second"] > 0
-    assert found["generate"]["tokens"] == 8 and 0 < found["generate"]["percent_of_bandwidth"] < 400
-    assert found["threads"] == 1 and found["read_gb_per_s"] > 0.1 and found["peak_rss_mb"] > 1
-    assert "tokens/s" in pyllama_command("bench", bpe_bin, "-p", 4, "-n", 0).out
-
-
 def test_doctor(pyllama_command) -> None:
     found = json.loads(pyllama_command("doctor", "--json").out)
     assert found["version"] == found["library"] == pyllama.__version__ and found["problems"] == []
-    assert found["build"]["isa"] in found["build"]["isas"] and "generic" in found["build"]["isas"] and int(found["build"]["n_threads"]) >= 1 and found["build"]["why"]
+    assert (
+        found["build"]["isa"] in found["build"]["isas"]
+        and "generic" in found["build"]["isas"]
+        and int(found["build"]["n_threads"]) >= 1
+        and found["build"]["why"]
+    )
     shown = pyllama_command("doctor", "--measure")
     assert shown.code == 0 and "read_gb_per_s" in shown.out
+
+
+# ---- README ----
+
+README = ROOT / "README.md"
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def readme_folder(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which README's commands find what they name: the sources, what `make lib` built, and the default model."""
+    if not (ROOT / "build" / "run").exists():
+        pytest.skip("build/run is not built; run `make lib`")
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "build" / "models").mkdir(parents=True)
+    for name in ("runtime_c", "examples", "build/run", "build/libak42.a"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "build" / "models" / smollm2_gguf.name).symlink_to(smollm2_gguf)
+    return folder
+
+
+def run_readme_command(command: str, folder: Path) -> subprocess.CompletedProcess:
+    """Runs one command as it is written. make and pip work on the project's own folder: what would rebuild this very environment
+    or start these very tests is only planned (-n, --dry-run)."""
+    where = folder
+    if command.startswith("make"):
+        where, command = ROOT, command.replace("make", "make -n", 1) if command != "make lib" else command
+    elif command.startswith("pip install"):
+        where, command = ROOT, f"{sys.executable} -m {command} --dry-run --no-deps --no-build-isolation --disable-pip-version-check"
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(
+        command, shell=True, cwd=where, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_every_command_of_the_readme(readme_folder: Path) -> None:
+    """In order, in one folder; then the Python example."""
+    commands = [line for block in code_blocks("sh") for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+    assert {"make run", "make test"} <= set(commands) and len(commands) > 10
+    for command in commands:
+        done = run_readme_command(command, readme_folder)
+        assert done.returncode == 0, (command, done.stdout[-1000:], done.stderr[-1000:])
+        assert "Traceback" not in done.stderr
+    for block in code_blocks("python"):
+        done = subprocess.run([sys.executable, "-c", block], cwd=readme_folder, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_commands_that_the_readme_names_in_passing() -> None:
+    """make targets and --type names in the running text exist."""
+    text = README.read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+    for name in re.findall(r"`pyllama ([a-z]+)", text):
+        assert name in COMMANDS
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+        assert (ROOT / path).exists(), path

@@ -13,7 +13,8 @@ import pytest
 from transformers import AutoConfig, LlamaConfig, MistralConfig
 
 from converter import strict_json
-from converter.config import FAMILIES, ModelConfig, config_from_ak42, config_from_gguf, config_from_hf, differences, shortest
+from converter.config import FAMILIES, ModelConfig, config_from_hf, differences, shortest
+from converter.config_files import config_from_ak42, config_from_gguf
 from converter.errors import ConvertError, FormatError, UnsupportedError, escape
 
 LLAMA3 = {

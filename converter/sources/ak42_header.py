@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import MAX_DIM, MAX_HEADS, MAX_INT32, MAX_LAYERS, MAX_VOCAB, ModelConfig, config_from_ak42
+from ..config import MAX_DIM, MAX_HEADS, MAX_INT32, MAX_LAYERS, MAX_VOCAB, ModelConfig
+from ..config_files import config_from_ak42
 from ..crc32c import crc32c
 from ..errors import FormatError, UnsupportedError, escape
 from ..panel import TYPES as PANEL_TYPES

@@ -14,7 +14,8 @@ import numpy as np
 
 from .. import strict_json
 from ..arch import ARCHITECTURES
-from ..config import ModelConfig, config_from_gguf, config_from_hf, differences
+from ..config import ModelConfig, config_from_hf, differences
+from ..config_files import config_from_gguf
 from ..errors import FormatError, UnsupportedError, escape
 from ..quant import BY_ID, WeightType
 from . import rope_factors, vocabulary

@@ -100,7 +100,7 @@ class HfSource:
     def vocab(self) -> Vocab | None:
         if self._given_tokenizer is not None:
             return vocabulary.from_file(self._given_tokenizer, self.config.vocab_size)
-        return vocabulary.from_folder(self.path, self.config, self.hf_config)
+        return vocabulary.from_folder(self.path, self.config.vocab_size)
 
     @cached_property
     def chat_template(self) -> str | None:

@@ -77,6 +77,7 @@ def _factors_f32(config: ModelConfig, frequencies: np.ndarray) -> np.ndarray:
     turns = one / wavelengths * np.float32(config.rope_original_ctx)
     low, high, factor = (np.float32(value) for value in (config.rope_low_freq, config.rope_high_freq, config.rope_factor))
     blend = (turns - low) / (high - low)
-    blended = one / ((one - blend) / factor + blend)
+    with np.errstate(divide="ignore"):                          # outside of what is blended
+        blended = one / ((one - blend) / factor + blend)
     longest, shortest = (np.float32(config.rope_original_ctx / value) for value in (config.rope_low_freq, config.rope_high_freq))
     return np.where(wavelengths < shortest, one, np.where(wavelengths > longest, factor, blended))

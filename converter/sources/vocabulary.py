@@ -6,16 +6,16 @@ Only finds and opens files; what is inside them is tokenizer.py's business. Call
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import strict_json
-from ..errors import FormatError, escape
+from ..errors import ConvertError, FormatError, escape
 from .input_file import InputFile, looks_like
 
 if TYPE_CHECKING:
-    from ..config import ModelConfig
     from ..tokenizer import Vocab
 
 MAX_TOKENIZER = 256 << 20          # bytes of tokenizer.json and its like
@@ -29,14 +29,14 @@ def from_file(path: Path, vocab_size: int) -> Vocab:
     """The vocabulary of any file that has one: tokenizer.json, tokenizer.model, tokenizer.bin, GGUF. Its content decides."""
     path = Path(path)
     if path.is_dir():
-        vocab = from_folder(path, None, None)
+        vocab = from_folder(path, vocab_size)
         if vocab is None:
-            raise FormatError(f"{escape(path.name, 0)}: expected a tokenizer.json or tokenizer.model, found neither")
+            raise FormatError(f"{escape(path.name, 0)}: expected one of {', '.join(TOKENIZERS)}, found none of them")
         return vocab
     with InputFile(path) as file:
         head = file.read(0, min(64, file.size))
         if head.lstrip()[:1] == b"{":
-            return _from_json(file, path.parent, None, None)
+            return _from_json(file, path.parent)
         if head.startswith(b"GGUF"):
             return _from_gguf_file(file)
         seen = looks_like(head, file.size)
@@ -47,18 +47,17 @@ def from_file(path: Path, vocab_size: int) -> Vocab:
         return _from_bin(file, vocab_size)
 
 
-def from_folder(folder: Path, config: ModelConfig | None, hf_config: Mapping[str, Any] | None) -> Vocab | None:
+def from_folder(folder: Path, vocab_size: int) -> Vocab | None:
     """A Hugging Face folder's: tokenizer.json, else tokenizer.model, else llama2.c's tokenizer.bin; None without all three."""
     for name in TOKENIZERS:
         if not os.path.exists(folder / name):
             continue
         with InputFile(folder / name) as file:
             if name == "tokenizer.json":
-                return _from_json(file, folder, config, hf_config)
+                return _from_json(file, folder)
             if name == "tokenizer.model":
                 return _from_sentencepiece(file)
-            if config is not None:
-                return _from_bin(file, config.vocab_size)
+            return _from_bin(file, vocab_size)
     return None
 
 
@@ -93,13 +92,15 @@ def from_gguf(metadata: Mapping[str, Any], name: str) -> Vocab | None:
         return None
     from ..tokenizer import Vocab
 
-    return Vocab.from_gguf(dict(metadata))
+    with _named(name):
+        return Vocab.from_gguf(metadata)
 
 
 def from_tokn(data: bytes, name: str) -> Vocab:
     from ..tokenizer import Vocab
 
-    return Vocab.from_tokn(data)
+    with _named(name):
+        return Vocab.from_tokn(data)
 
 
 def chat_template(folder: Path) -> str | None:
@@ -124,6 +125,18 @@ def chat_template(folder: Path) -> str | None:
     return None
 
 
+@contextmanager
+def _named(name: str, usual: str = "") -> Iterator[None]:
+    """Puts the file's name in front of a complaint about its content, where it does not begin with it already."""
+    try:
+        yield
+    except ConvertError as error:
+        text = str(error)
+        if text.startswith(f"{name}: "):
+            raise
+        raise type(error)(f"{name}: {text.removeprefix(usual + ': ') if usual else text}") from None
+
+
 def _json_beside(folder: Path, name: str) -> dict[str, Any] | None:
     if not os.path.exists(folder / name):
         return None
@@ -131,24 +144,27 @@ def _json_beside(folder: Path, name: str) -> dict[str, Any] | None:
         return strict_json.load_object(file.read_all(MAX_TOKENIZER), name)
 
 
-def _from_json(file: InputFile, folder: Path, config: ModelConfig | None, hf_config: Mapping[str, Any] | None) -> Vocab:
-    """tokenizer.json, with tokenizer_config.json beside it; the model's config names special tokens where neither does."""
+def _from_json(file: InputFile, folder: Path) -> Vocab:
+    """tokenizer.json, with the tokenizer_config.json beside it."""
     from ..tokenizer import Vocab
 
     values = strict_json.load_object(file.read_all(MAX_TOKENIZER), file.name)
-    return Vocab.from_tokenizer_json(values, _json_beside(folder, TOKENIZER_CONFIG))
+    with _named(file.name, "tokenizer.json"):
+        return Vocab.from_tokenizer_json(values, _json_beside(folder, TOKENIZER_CONFIG))
 
 
 def _from_sentencepiece(file: InputFile) -> Vocab:
     from ..tokenizer import Vocab
 
-    return Vocab.from_sentencepiece(file.read_all(MAX_TOKENIZER))
+    with _named(file.name, "tokenizer.model"):
+        return Vocab.from_sentencepiece(file.read_all(MAX_TOKENIZER))
 
 
 def _from_bin(file: InputFile, vocab_size: int) -> Vocab:
     from ..tokenizer import Vocab
 
-    return Vocab.from_tokenizer_bin(file.read_all(MAX_TOKENIZER), vocab_size)
+    with _named(file.name, SIDECAR):
+        return Vocab.from_tokenizer_bin(file.read_all(MAX_TOKENIZER), vocab_size)
 
 
 def _from_gguf_file(file: InputFile) -> Vocab:

@@ -195,6 +195,7 @@ typedef struct program {
     ak42_tokenizer *own_tokenizer;         /* from a tokenizer.bin; NULL: the model's */
     const ak42_tokenizer *tokenizer;
     ak42_session *session;
+    int32_t bos_id;                        /* the tokenizer's, else the model's; -1: none */
     uint64_t rng;
     size_t n_positions;                    /* that may be used in all */
     size_t n_generated;
@@ -240,6 +241,9 @@ static void open_model(program *p) {
         p->tokenizer = p->own_tokenizer;
     }
 
+    size_t n;
+    if (ak42_encode(p->tokenizer, "", 0, AK42_ENCODE_BOS, &p->bos_id, 1, &n, NULL) || n != 1) p->bos_id = p->info.bos_id;
+
     ak42_session_opts session_opts;
     ak42_session_opts_init(&session_opts);
     session_opts.n_ctx = p->o.n_ctx;
@@ -271,7 +275,7 @@ static void append_text(const program *p, ids *out, const char *text, size_t siz
 static bool is_end(const program *p, int32_t token) {
     for (int32_t i = 0; i < p->info.n_eos; i++)
         if (token == p->info.eos_ids[i]) return true;
-    return token == p->info.bos_id && p->info.bos_id >= 0;
+    return token == p->bos_id;
 }
 
 /* Bytes of a token to stdout, at once. A lone byte that is a control character is left out, as llama2.c does. */
@@ -298,7 +302,7 @@ static void generate(program *p, const ids *prompt) {
     ak42_error err;
     check(ak42_session_eval(p->session, prompt->data, prompt->n, NULL, 0, &err), &err);
     const double start = now();
-    bool first = prompt->n == 1 && prompt->data[0] == p->info.bos_id;
+    bool first = prompt->n == 1 && prompt->data[0] == p->bos_id;
     for (;;) {
         int32_t token;
         check(ak42_session_sample(p->session, &sampler, &p->rng, &token, &err), &err);
@@ -324,7 +328,7 @@ static void run_generate(program *p) {
     ids prompt = {NULL, 0};
     const char *text = p->o.prompt ? p->o.prompt : "";
     append_text(p, &prompt, text, strlen(text), 0);
-    if (!prompt.n && p->info.bos_id >= 0 && !*text) append_text(p, &prompt, "", 0, AK42_ENCODE_BOS);
+    if (!prompt.n && p->bos_id >= 0 && !*text) append_text(p, &prompt, "", 0, AK42_ENCODE_BOS);
     if (!prompt.n) {
         fprintf(stderr, "run: %s: nothing to evaluate: no prompt, and the tokenizer has no BOS; give a prompt with -i\n", p->o.checkpoint);
         exit(EXIT_INPUT);

@@ -151,8 +151,9 @@ static ak42_status tokenizer_open_path(ak42_tokenizer **out, const char *path, c
     if (!status && tokn->data) status = tokenizer_from_tokn(out, tokn->data, tokn->size, file.name, alloc, err);
     else if (!status && file.has_vocab) status = tokenizer_from_gguf(out, &file.vocab, file.name, alloc, err);
     else if (!status) status = error_set(err, AK42_STATUS_FORMAT, "%s: expected a vocabulary, found a model without one", file.name);
-    else if (tokenizer_from_bin(out, file.map.data, file.map.size, file.name, alloc, err) == AK42_STATUS_OK) status = AK42_STATUS_OK;
-    else if (parse_error.code == AK42_STATUS_UNSUPPORTED && err) *err = parse_error;
+    else if (status == AK42_STATUS_UNSUPPORTED || file.map.size < 4 || !memcmp(file.map.data, "GGUF", 4) || !memcmp(file.map.data, "24ka", 4))
+        status = error_set(err, status, "%s", parse_error.text);
+    else status = tokenizer_from_bin(out, file.map.data, file.map.size, file.name, alloc, err);
     if (!status || file.tensors) container_free(&file);
     filemap_close(&file.map);
     return status;
@@ -162,8 +163,7 @@ ak42_status ak42_tokenizer_open(ak42_tokenizer **tokenizer, const char *path, co
     error_clear(err);
     CHECK_NOT_NULL(tokenizer);
     *tokenizer = NULL;
-    static const allocator unset;
-    allocator alloc = unset;
+    allocator alloc;
     allocator_init(&alloc, NULL, NULL);
     if (path) return tokenizer_open_path(tokenizer, path, &alloc, err);
     CHECK_NOT_NULL(tokn);

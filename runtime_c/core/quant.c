@@ -1,9 +1,10 @@
-/* quant.c: what the bytes of every weight type mean: blocks to f32 and f32 to blocks. The definition for files, tests and panels;
- * it knows neither panels nor threads. Called by panel.c, api.c and the tests.
+/* quant.c: what the bytes of every weight type mean: blocks to f32 and f32 to blocks. The definition for
+ * files, tests and panels; it knows neither panels nor threads. Called by panel.c, api.c and the tests.
  *
- * The bytes and floats are gguf-py's on every compiler and processor. No product here may be fused with the addition that follows
- * it (gcc's default mode and aarch64 would), so every such product passes through an array that the compiler cannot see through;
- * both loops still vectorise. Roundings use arithmetic that baseline SSE2 has. */
+ * The bytes and floats are gguf-py's on every compiler and processor. No product here may be fused with
+ * the addition that follows it (gcc's default mode and aarch64 would), so every such product passes
+ * through an array that the compiler cannot see through; both loops still vectorise. Roundings use
+ * arithmetic that baseline SSE2 has. */
 #include "quant.h"
 
 #if defined(__GNUC__)
@@ -89,7 +90,8 @@ static void decode_q4_1(float *out, const uint8_t *blocks, uint64_t n) {
     }
 }
 
-void quant_decode_int8(float *out, const int8_t *codes, const uint8_t *scales, uint32_t group_size, uint64_t n) {
+void quant_decode_int8(float *out, const int8_t *codes, const uint8_t *scales, uint32_t group_size,
+                       uint64_t n) {
     for (; n; n -= group_size, scales += 4) {
         float s = load_f32(scales);
         for (uint32_t i = 0; i < group_size; i++) out[i] = (float)codes[i] * s;
@@ -153,8 +155,8 @@ static void encode_q4_0(uint8_t *blocks, const float *src, uint64_t n) {
     }
 }
 
-/* m = min; d = (max - min) / 15; q = trunc((w - m) * (1 / d) + 0.5), at most 15. Of zeros of both signs the first is the min
- * (numpy's choice, and so gguf-py's, depends on the processor). */
+/* m = min; d = (max - min) / 15; q = trunc((w - m) * (1 / d) + 0.5), at most 15. Of zeros of both signs
+ * the first is the min (numpy's choice, and so gguf-py's, depends on the processor). */
 static void encode_q4_1(uint8_t *blocks, const float *src, uint64_t n) {
     for (; n; n -= BLOCK, src += BLOCK, blocks += Q4_1_BYTES) {
         float max = src[0], min = src[0], largest = max_magnitude(src, BLOCK);
@@ -173,7 +175,8 @@ static void encode_q4_1(uint8_t *blocks, const float *src, uint64_t n) {
     }
 }
 
-/* s = max|w| / 127; q = w / s rounded to nearest even, within +-127 (only a subnormal s can lead beyond); q = 0 where s is 0. */
+/* s = max|w| / 127; q = w / s rounded to nearest even, within +-127 (only a subnormal s can lead beyond);
+ * q = 0 where s is 0. */
 void quant_encode_int8(int8_t *codes, uint8_t *scales, const float *src, uint32_t group_size, uint64_t n) {
     const float to_even = 12582912.0f;     /* 1.5 * 2^23: adding it leaves no bits for a fraction */
     for (; n; n -= group_size, scales += 4) {
@@ -200,8 +203,10 @@ typedef struct codec {
 } codec;
 
 static const codec CODECS[] = {
-    { TYPE_F32, decode_f32, encode_f32 },    { TYPE_F16, decode_f16, encode_f16 },    { TYPE_BF16, decode_bf16, encode_bf16 },
-    { TYPE_Q8_0, decode_q8_0, encode_q8_0 }, { TYPE_Q4_0, decode_q4_0, encode_q4_0 }, { TYPE_Q4_1, decode_q4_1, encode_q4_1 },
+    { TYPE_F32, decode_f32, encode_f32 },    { TYPE_F16, decode_f16, encode_f16 },
+        { TYPE_BF16, decode_bf16, encode_bf16 },
+    { TYPE_Q8_0, decode_q8_0, encode_q8_0 }, { TYPE_Q4_0, decode_q4_0, encode_q4_0 },
+        { TYPE_Q4_1, decode_q4_1, encode_q4_1 },
 };
 
 static const codec *codec_find(const type_info *type) {

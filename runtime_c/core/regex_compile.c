@@ -175,8 +175,15 @@ typedef enum escape_kind { ESCAPE_BAD, ESCAPE_CHAR, ESCAPE_ITEM } escape_kind;
 
 /* After a backslash: one character (in *c), or an item that has been added. */
 static escape_kind escape(parser *s, uint32_t *c) {
-    if (s->p == s->end) return wrong(s, "backslash at the end") == NONE ? ESCAPE_BAD : ESCAPE_BAD;
     regex_item item = {.kind = ITEM_CATEGORIES};
+    if (s->p == s->end) {
+        wrong(s, "backslash at the end");
+        return ESCAPE_BAD;
+    }
+    if (s->fold && (*s->p == 'w' || *s->p == 'W' || *s->p == 'S' || *s->p == 'D')) {
+        refuse(s, "this class inside (?i:");             /* it has letters that fold to two */
+        return ESCAPE_BAD;
+    }
     switch (*s->p) {
     case 'n': *c = '\n'; break;
     case 'r': *c = '\r'; break;
@@ -301,6 +308,12 @@ static uint32_t group(parser *s) {
     if (inner == NONE) return NONE;
     if (s->p == s->end) return wrong(s, "( without )");
     s->p++;
+    if (s->nodes[inner].kind == NODE_REPEAT) {       /* a group, which may be repeated in its turn */
+        uint32_t empty = add_node(s, (node){.kind = NODE_EMPTY, .nullable = true});
+        if (empty == NONE) return NONE;
+        inner = add_node(s, (node){.kind = NODE_SEQUENCE, .a = inner, .b = empty, .nullable = s->nodes[inner].nullable});
+        if (inner == NONE) return NONE;
+    }
     s->fold = fold;
     s->last_letter = 0;
     s->depth--;

@@ -14,6 +14,7 @@ void encoder_end(encoder *e) {
     for (uint32_t i = 0; i <= STEPS_MAX; i++) mem_free(&e->t->alloc, e->buffers[i].data);
     for (uint32_t i = 0; i < STEPS_MAX; i++)
         if (e->scans[i].alloc) regex_scan_free(&e->scans[i]);
+    mem_free(&e->t->alloc, e->points);
     mem_free(&e->t->alloc, e->symbols);
     mem_free(&e->t->alloc, e->heap);
 }

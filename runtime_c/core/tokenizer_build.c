@@ -247,7 +247,7 @@ static ak42_status check_step(builder *b, step *s) {
         s->text += 4;
         break;
     case STEP_STRIP: allowed = STRIP_LEFT | STRIP_RIGHT | STRIP_SPACES; break;
-    case STEP_NFC: return FAIL(b, UNSUPPORTED, "%s: tokenizer: step %u: NFC is not supported", b->name, t->n_steps);
+    case STEP_NFC: break;
     case STEP_ADDED:
         if (added) return wrong_step(b, "op 8 (added tokens) stands there twice");
         break;

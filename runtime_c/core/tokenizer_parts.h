@@ -171,6 +171,8 @@ typedef struct encoder {
     size_t n_ids, ids_max;
     regex_scan scans[STEPS_MAX];   /* each step has its own: they nest */
     buffer buffers[STEPS_MAX + 1];
+    uint32_t *points;              /* NFC's code points */
+    uint32_t points_max;
     buffer *capture;               /* not NULL: normalised text goes here instead of to ADDED */
     symbol *symbols;
     uint32_t symbols_max;

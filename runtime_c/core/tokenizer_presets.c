@@ -4,6 +4,7 @@
 
 #define TEXT(s) (const uint8_t *)(s), sizeof(s) - 1
 #define ISOLATE(pattern) {STEP_SPLIT, BEHAVIOUR_ISOLATED, TEXT(pattern)}
+#define NFC {STEP_NFC, 0, NULL, 0}
 #define ADDED {STEP_ADDED, 0, NULL, 0}
 #define SINGLE_DIGITS {STEP_DIGITS, DIGITS_SINGLE, NULL, 0}
 
@@ -39,9 +40,11 @@
 static const preset_step steps_none[] = {ADDED, ISOLATE("[\\p{P}\\$\\+<=>\\^~\\|]+"), ISOLATE(PATTERN_GPT2), ISOLATE("\\p{N}+"),
                                          ISOLATE("[0-9][0-9][0-9]")};
 static const preset_step steps_gpt2[] = {ADDED, ISOLATE(PATTERN_GPT2)};
+static const preset_step steps_gpt2_nfc[] = {NFC, ADDED, ISOLATE(PATTERN_GPT2)};
 static const preset_step steps_digits[] = {ADDED, SINGLE_DIGITS, ISOLATE(PATTERN_GPT2)};
+static const preset_step steps_digits_nfc[] = {NFC, ADDED, SINGLE_DIGITS, ISOLATE(PATTERN_GPT2)};
 static const preset_step steps_llama3[] = {ADDED, ISOLATE(PATTERN_LLAMA3)};
-static const preset_step steps_qwen2[] = {ADDED, ISOLATE(PATTERN_QWEN2)};
+static const preset_step steps_qwen2[] = {NFC, ADDED, ISOLATE(PATTERN_QWEN2)};
 static const preset_step steps_qwen35[] = {ADDED, ISOLATE(PATTERN_QWEN35)};
 static const preset_step steps_tekken[] = {ADDED, ISOLATE(PATTERN_TEKKEN)};
 static const preset_step steps_gpt4o[] = {ADDED, ISOLATE(PATTERN_GPT4O)};
@@ -85,13 +88,13 @@ static const preset presets[] = {
     PRESET("default", steps_none, 0),
     PRESET("gpt-2", steps_gpt2, 0),
     PRESET("phi-2", steps_gpt2, 0),
-    PRESET("mpt", steps_gpt2, 0),
-    PRESET("olmo", steps_gpt2, 0),
+    PRESET("mpt", steps_gpt2_nfc, 0),
+    PRESET("olmo", steps_gpt2_nfc, 0),
     PRESET("smollm", steps_digits, 0),
     PRESET("starcoder", steps_digits, 0),
     PRESET("refact", steps_digits, 0),
     PRESET("codeshell", steps_digits, 0),
-    PRESET("command-r", steps_digits, 0),
+    PRESET("command-r", steps_digits_nfc, 0),
     PRESET("llama-bpe", steps_llama3, FLAG_IGNORE_MERGES | FLAG_ADD_BOS),
     PRESET("llama3", steps_llama3, FLAG_IGNORE_MERGES | FLAG_ADD_BOS),
     PRESET("llama-v3", steps_llama3, FLAG_IGNORE_MERGES | FLAG_ADD_BOS),
@@ -99,7 +102,6 @@ static const preset presets[] = {
     PRESET("smaug-bpe", steps_llama3, 0),
     PRESET("qwen2", steps_qwen2, 0),
     PRESET("deepseek-r1-qwen", steps_qwen2, 0),
-    PRESET("stablelm2", steps_qwen2, 0),
     PRESET("qwen35", steps_qwen35, 0),
     PRESET("tekken", steps_tekken, FLAG_IGNORE_MERGES | FLAG_ADD_BOS),
     PRESET("gpt-4o", steps_gpt4o, 0),

@@ -153,6 +153,41 @@ static void strip(encoder *e, uint32_t index, const uint8_t *text, uint32_t size
     encode_steps(e, index + 1, begin, (uint32_t)(end - begin), first && begin == text);
 }
 
+/* One stretch that begins where nothing composes backwards. */
+static bool append_nfc(encoder *e, buffer *out, const uint8_t *text, uint32_t size) {
+    if (size > e->points_max) {
+        uint32_t *grown = mem_resize(&e->t->alloc, e->points, (uint64_t)size * 2 * UNICODE_NFC_GROWTH * sizeof *grown);
+        if (!grown) {
+            e->status = AK42_STATUS_NOMEM;
+            return false;
+        }
+        e->points = grown;
+        e->points_max = size;
+    }
+    uint32_t n = unicode_nfc(e->points, text, size);
+    if (!buffer_reserve(e, out, (uint64_t)out->size + (uint64_t)n * 4)) return false;
+    for (uint32_t i = 0; i < n; i++) out->size += utf8_put(out->data + out->size, e->points[i]);
+    return true;
+}
+
+/* Normalisation form C. What is below U+0300 is in that form already, and no ASCII character composes with what stands before it:
+ * only stretches with other characters are worth the work. */
+static void normalise(encoder *e, uint32_t index, const uint8_t *text, uint32_t size, bool first) {
+    buffer *out = &e->buffers[index];
+    uint32_t begin = 0, at = 0;
+    out->size = 0;
+    while (at < size) {
+        uint32_t start = at++;     /* one character of ASCII, or the text's first, and all others that follow */
+        bool plain = text[start] < 0xCC;
+        for (; at < size && text[at] >= 0x80; at++) plain &= text[at] < 0xCC;       /* 0xCC begins U+0300 in UTF-8 */
+        if (plain) continue;
+        if (!append(e, out, text + begin, start - begin) || !append_nfc(e, out, text + start, at - start)) return;
+        begin = at;
+    }
+    if (!append(e, out, text + begin, size - begin)) return;
+    encode_steps(e, index + 1, out->data, out->size, first);
+}
+
 /* Bytes to GPT-2's alphabet, for steps that come after ByteLevel and see its letters. */
 static void map_bytes(encoder *e, uint32_t index, const uint8_t *text, uint32_t size, bool first) {
     buffer *out = &e->buffers[index];
@@ -195,7 +230,7 @@ void encode_steps(encoder *e, uint32_t index, const uint8_t *text, uint32_t size
     case STEP_DIGITS:
     case STEP_PUNCTUATION: split(e, index, text, size, first); break;
     case STEP_BYTE_LEVEL: map_bytes(e, index, text, size, first); break;
-    case STEP_NFC:
-    case STEP_SPACES: break;       /* NFC is refused at load, SPACES is kept apart */
+    case STEP_NFC: normalise(e, index, text, size, first); break;
+    case STEP_SPACES: break;       /* kept apart: it is for decoding */
     }
 }

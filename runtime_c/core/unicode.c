@@ -89,7 +89,7 @@ const uint8_t *utf8_back(const uint8_t *begin, const uint8_t *p) {
 }
 
 uint32_t utf8_put(uint8_t *out, uint32_t c) {
-    if (c < 0x80) {
+    if (c < 0x80 || c >= UNICODE_INVALID) {
         out[0] = (uint8_t)c;
         return 1;
     }

@@ -42,7 +42,12 @@ bool unicode_is_mark(uint32_t code_point);                                 /* wh
 uint32_t utf8_next(const uint8_t *p, const uint8_t *end, uint32_t *length);
 /* The first byte of the character that ends before p > begin. */
 const uint8_t *utf8_back(const uint8_t *begin, const uint8_t *p);
-/* Writes a valid code point (1 to 4 bytes) and returns its length. */
+/* Writes a valid code point (1 to 4 bytes), or the byte of an invalid one, and returns the length. */
 uint32_t utf8_put(uint8_t *out, uint32_t code_point);
+
+enum { UNICODE_NFC_GROWTH = 4 };   /* code points that one decomposes to at most */
+
+/* Normalisation form C of size bytes of text as code points; returns how many. points has 2 * UNICODE_NFC_GROWTH * size places. */
+uint32_t unicode_nfc(uint32_t *points, const uint8_t *text, uint32_t size);
 
 #endif

@@ -1,5 +1,6 @@
-/* cpus.c: how many threads this machine deserves: the physical cores that affinity and the cgroup's quota allow. It starts none
- * (threads.c does). Called when a model opens, and by doctor through ak42_build_info. */
+/* cpus.c: how many threads this machine deserves: the physical cores that affinity and the cgroup's quota
+ * allow. It starts none (threads.c does). Called when a model opens, and by doctor through
+ * ak42_build_info. */
 #include "cpus.h"
 
 #include <stdio.h>
@@ -14,20 +15,25 @@
 #include <sys/sysctl.h>
 #endif
 
-static void explain(char *why, size_t why_size, uint32_t n, uint32_t n_cores, uint32_t n_cpus, uint64_t quota) {
+static void explain(char *why, size_t why_size, uint32_t n, uint32_t n_cores, uint32_t n_cpus,
+                    uint64_t quota) {
     if (!why || !why_size) return;
     if (quota == UINT64_MAX)
         snprintf(why, why_size, "%u of %u cores, %u CPUs allowed, no quota", n, n_cores, n_cpus);
     else
-        snprintf(why, why_size, "%u of %u cores, %u CPUs allowed, cgroup quota of %llu.%03u CPUs", n, n_cores, n_cpus,
+        snprintf(why, why_size, "%u of %u cores, %u CPUs allowed, cgroup quota of %llu.%03u CPUs", n,
+                 n_cores, n_cpus,
                  (unsigned long long)(quota / 1000), (unsigned)(quota % 1000));
 }
 
 #if defined(__linux__)
 
-enum { MASK_CPUS = 64 * CPUS_MASK_WORDS, CORE_KEYS_MAX = 1024 };     /* more CPUs than any kernel is built for */
+/* More CPUs than any kernel is built for. */
+enum { MASK_CPUS = 64 * CPUS_MASK_WORDS, CORE_KEYS_MAX = 1024 };
 
-static bool mask_has(const uint64_t *cpus, uint32_t cpu) { return cpu < MASK_CPUS && cpus[cpu / 64] >> cpu % 64 & 1; }
+static bool mask_has(const uint64_t *cpus, uint32_t cpu) {
+    return cpu < MASK_CPUS && cpus[cpu / 64] >> cpu % 64 & 1;
+}
 
 /* A small text file under root; false where there is none. */
 static bool read_text(char *text, size_t size, const char *root, const char *path) {
@@ -72,7 +78,8 @@ static uint32_t count_cores(const char *root, const uint64_t *cpus) {
         if (read_topology(text, sizeof text, root, cpu, "thread_siblings_list")) {
             first = first_allowed(text, cpus);
         } else if (read_topology(text, sizeof text, root, cpu, "core_id") &&
-                   read_topology(package, sizeof package, root, cpu, "physical_package_id") && n_keys < CORE_KEYS_MAX) {
+                   read_topology(package, sizeof package, root, cpu, "physical_package_id") &&
+                   n_keys < CORE_KEYS_MAX) {
             uint64_t key = strtoull(package, NULL, 10) << 32 | (strtoull(text, NULL, 10) & UINT32_MAX);
             uint32_t i = 0;
             while (i < n_keys && keys[i] != key) i++;
@@ -86,7 +93,8 @@ static uint32_t count_cores(const char *root, const uint64_t *cpus) {
     return n_cores;
 }
 
-/* Thousandths of a CPU that "quota period" (microseconds) allows; UINT64_MAX for "max" and -1, which are no limit. */
+/* Thousandths of a CPU that "quota period" (microseconds) allows; UINT64_MAX for "max" and -1, which are
+ * no limit. */
 static uint64_t parse_quota(const char *quota, const char *period) {
     char *end;
     long long q = strtoll(quota, &end, 10);
@@ -95,7 +103,8 @@ static uint64_t parse_quota(const char *quota, const char *period) {
     return p <= 0 || q > INT64_MAX / 1000 ? UINT64_MAX : (uint64_t)q * 1000 / (uint64_t)p;
 }
 
-/* The smallest quota from the group's folder up to the mount; folders that cannot be seen from here have no say. */
+/* The smallest quota from the group's folder up to the mount; folders that cannot be seen from here have
+ * no say. */
 static uint64_t group_quota(const char *root, const char *mount, const char *group, bool v2) {
     uint64_t least = UINT64_MAX;
     char folder[1024], path[1200], quota[64], period[64];
@@ -138,7 +147,8 @@ static uint64_t quota_of(const char *root) {
             quota = group_quota(root, "/sys/fs/cgroup", group, true);
             if (quota < least) least = quota;
         }
-        if (strcmp(controllers, "cpu") == 0 || strcmp(controllers, "cpu,cpuacct") == 0 || strcmp(controllers, "cpuacct,cpu") == 0)
+        if (strcmp(controllers, "cpu") == 0 || strcmp(controllers, "cpu,cpuacct") == 0 ||
+            strcmp(controllers, "cpuacct,cpu") == 0)
             for (size_t i = 0; i < ARRAY_LEN(MOUNTS_V1); i++) {
                 quota = group_quota(root, MOUNTS_V1[i], group, false);
                 if (quota < least) least = quota;
@@ -174,7 +184,8 @@ static void affinity(uint64_t *cpus) {
         long n = sysconf(_SC_NPROCESSORS_ONLN);
         for (long i = 0; i < n && i < MASK_CPUS; i++) mask[i / BITS] |= 1ul << i % BITS;
     }
-    for (uint32_t i = 0; i < MASK_CPUS; i++) cpus[i / 64] |= (uint64_t)(mask[i / BITS] >> i % BITS & 1) << i % 64;
+    for (uint32_t i = 0; i < MASK_CPUS; i++)
+        cpus[i / 64] |= (uint64_t)(mask[i / BITS] >> i % BITS & 1) << i % 64;
 }
 
 uint32_t threads_default(char *why, size_t why_size) {

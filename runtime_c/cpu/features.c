@@ -1,5 +1,6 @@
-/* features.c: asks the processor and the operating system which vector instructions may be used. It chooses nothing: kernels.c
- * does, with what is found here. Instructions count only where the system also saves their registers (XCR0 on x86). */
+/* features.c: asks the processor and the operating system which vector instructions may be used. It
+ * chooses nothing: kernels.c does, with what is found here. Instructions count only where the system also
+ * saves their registers (XCR0 on x86). */
 #include "features.h"
 
 #include <stdint.h>
@@ -9,7 +10,13 @@
 
 #include <cpuid.h>
 
-enum { XCR0_XMM = 1u << 1, XCR0_YMM = 1u << 2, XCR0_OPMASK = 1u << 5, XCR0_ZMM_LOW = 1u << 6, XCR0_ZMM_HIGH = 1u << 7 };
+enum {
+    XCR0_XMM = 1u << 1,
+    XCR0_YMM = 1u << 2,
+    XCR0_OPMASK = 1u << 5,
+    XCR0_ZMM_LOW = 1u << 6,
+    XCR0_ZMM_HIGH = 1u << 7
+};
 enum { XCR0_AVX = XCR0_XMM | XCR0_YMM, XCR0_AVX512 = XCR0_AVX | XCR0_OPMASK | XCR0_ZMM_LOW | XCR0_ZMM_HIGH };
 
 static bool bit(uint32_t word, int index) { return word >> index & 1u; }

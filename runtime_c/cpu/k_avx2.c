@@ -1,5 +1,5 @@
-/* k_avx2.c: kernels for x86-64 with AVX2, FMA and F16C: float matrix products, packing of activations, the vector steps, peaks.
- * Quantised products and attention are in k_avx2_quant.c and k_avx2_attn.c. */
+/* k_avx2.c: kernels for x86-64 with AVX2, FMA and F16C: float matrix products, packing of activations, the
+ * vector steps, peaks. Quantised products and attention are in k_avx2_quant.c and k_avx2_attn.c. */
 #include "k_avx2.h"
 
 #if defined(__x86_64__)
@@ -8,7 +8,7 @@
 
 #include "../core/config.h"
 
-enum { FLOAT_NR = 6 };
+enum { FLOAT_NR = 6, WIDE_BYTES = SUPER_K * PANEL_ROWS * 4 };
 
 /* ---- float matrices ---- */
 
@@ -18,17 +18,18 @@ AVX2_FN uint32_t float_panels(const gemm_args *args, uint32_t first, int np, int
     for (int t = 0; t < n; t++) x[t] = (const float *)(const void *)args->act + t;
     for (; first + (uint32_t)np <= args->n_panels; first += (uint32_t)np) {
         __m256 sum[AVX2_TILE_MAX];
-        avx2_tile(sum, args->panels + first * args->panel_bytes, args->panel_bytes, args->n_super * SUPER_K, x, (size_t)n, np, n,
-                  form);
+        avx2_tile(sum, args->panels + first * args->panel_bytes, args->panel_bytes, args->n_super * SUPER_K,
+                  x, (size_t)n, np, n, form);
         for (int p = 0; p < np; p++)
             for (int t = 0; t < n; t++)
-                avx2_put(args->out + (size_t)t * args->ldo + (first + (uint32_t)p) * PANEL_ROWS, sum[(p * n + t) * 2],
-                         sum[(p * n + t) * 2 + 1], args->accumulate);
+                avx2_put(args->out + (size_t)t * args->ldo + (first + (uint32_t)p) * PANEL_ROWS,
+                         sum[(p * n + t) * 2], sum[(p * n + t) * 2 + 1], args->accumulate);
     }
     return first;
 }
 
-/* Few tokens take several panels at a time: a chain of multiply-adds each is too few to keep the units busy. */
+/* Few tokens take several panels at a time: a chain of multiply-adds each is too few to keep the units
+ * busy. */
 AVX2_FN void float_gemm(const gemm_args *args, avx2_form form) {
     switch (args->n_tokens) {
         case 1: float_panels(args, float_panels(args, 0, 4, 1, form), 1, 1, form); break;
@@ -51,21 +52,25 @@ AVX2_FN void unpack_pairs(uint8_t *dst, const uint8_t *panel, uint32_t n_super, 
             __m256 w[2];
             avx2_pair(w, panel + h * 32, form);
             for (int odd = 0; odd < 2; odd++)
-                _mm256_store_ps((float *)(void *)(dst + odd * 64 + h * 32), form == AVX2_F16 ? avx2_in_order(w[odd]) : w[odd]);
+                _mm256_store_ps((float *)(void *)(dst + odd * 64 + h * 32),
+                                form == AVX2_F16 ? avx2_in_order(w[odd]) : w[odd]);
         }
 }
-static AK42_TARGET(AVX2_TARGET) void unpack_f16(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {
+static AK42_TARGET(AVX2_TARGET) void unpack_f16(uint8_t *dst, const uint8_t *panel, uint32_t n_super,
+                                                uint32_t group_size) {
     (void)group_size;
     unpack_pairs(dst, panel, n_super, AVX2_F16);
 }
-static AK42_TARGET(AVX2_TARGET) void unpack_bf16(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {
+static AK42_TARGET(AVX2_TARGET) void unpack_bf16(uint8_t *dst, const uint8_t *panel, uint32_t n_super,
+                                                 uint32_t group_size) {
     (void)group_size;
     unpack_pairs(dst, panel, n_super, AVX2_BF16);
 }
 
 /* ---- activations ---- */
 
-static AK42_TARGET(AVX2_TARGET) void pack_f32(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+static AK42_TARGET(AVX2_TARGET) void pack_f32(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens,
+                                              uint32_t columns) {
     const size_t k_pad = round_up(columns, SUPER_K);
     float *out = (float *)(void *)act;
     if (n_tokens == 1) {
@@ -95,8 +100,9 @@ AVX2_FN uint32_t max_u32(__m256i v) {
     return (uint32_t)_mm_cvtsi128_si32(half);
 }
 
-/* The scale d for values whose largest magnitude has these bits, and *inverse, by which they are multiplied: a NaN or an infinity
- * makes d NaN, and what is so small that 127 / max overflows counts as zero. */
+/* The scale d for values whose largest magnitude has these bits, and *inverse, by which they are
+ * multiplied: a NaN or an infinity makes d NaN, and what is so small that 127 / max overflows counts as
+ * zero. */
 AVX2_FN float quant_scale(float *inverse, uint32_t max_bits) {
     float max;
     memcpy(&max, &max_bits, 4);
@@ -110,7 +116,8 @@ AVX2_FN float quant_scale(float *inverse, uint32_t max_bits) {
 AVX2_FN uint32_t max_magnitude(const __m256 v[4]) {
     const __m256i mask = _mm256_set1_epi32(0x7fffffff);
     __m256i max = _mm256_and_si256(_mm256_castps_si256(v[0]), mask);
-    for (int i = 1; i < 4; i++) max = _mm256_max_epu32(max, _mm256_and_si256(_mm256_castps_si256(v[i]), mask));
+    for (int i = 1; i < 4; i++)
+        max = _mm256_max_epu32(max, _mm256_and_si256(_mm256_castps_si256(v[i]), mask));
     return max_u32(max);
 }
 
@@ -121,7 +128,8 @@ AVX2_FN int32_t quant_codes32(uint8_t *codes, const __m256 v[4], float inverse) 
     for (int i = 0; i < 4; i++)
         q[i] = inverse == 0.0f ? _mm256_setzero_si256() : _mm256_cvtps_epi32(_mm256_mul_ps(v[i], factor));
     sum = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
-    /* Packing works within halves of a register, and leaves the 8 words of codes in the order 0 2 4 6 1 3 5 7. */
+    /* Packing works within halves of a register, and leaves the 8 words of codes in the order 0 2 4 6 1 3
+     * 5 7. */
     const __m256i packed = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
     _mm256_storeu_si256((__m256i *)(void *)codes,
                         _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
@@ -131,7 +139,8 @@ AVX2_FN int32_t quant_codes32(uint8_t *codes, const __m256 v[4], float inverse) 
     return _mm_cvtsi128_si32(half);
 }
 
-static AK42_TARGET(AVX2_TARGET) void pack_q8(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+static AK42_TARGET(AVX2_TARGET) void pack_q8(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens,
+                                             uint32_t columns) {
     const size_t n_blocks = round_up(columns, SUPER_K) / ACT_BLOCK;
     for (size_t b = 0; b < n_blocks; b++, act += n_tokens * ACT_Q8_BLOCK_BYTES) {
         const size_t k = b * ACT_BLOCK, left = k < columns ? columns - k : 0;
@@ -149,7 +158,8 @@ static AK42_TARGET(AVX2_TARGET) void pack_q8(uint8_t *act, const float *x, size_
 
 /* ---- vectors ---- */
 
-static AK42_TARGET(AVX2_TARGET) void rmsnorm(float *out, const float *x, const float *weight, uint32_t n, float eps) {
+static AK42_TARGET(AVX2_TARGET) void rmsnorm(float *out, const float *x, const float *weight, uint32_t n,
+                                             float eps) {
     __m256d sum[4] = { _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd() };
     uint32_t i = 0;
     for (; i + 16 <= n; i += 16)
@@ -199,8 +209,8 @@ AVX2_FN void rope_half_split(float *x, const float *cosine, const float *sine, u
     for (; i < half; i++) rope_one(x + i, x + half + i, cosine[i], sine[i]);
 }
 
-static AK42_TARGET(AVX2_TARGET) void rope(float *x, const float *cosine, const float *sine, uint32_t n_heads, uint32_t head_dim,
-                                          uint32_t rotary_dim, uint32_t rope_layout) {
+static AK42_TARGET(AVX2_TARGET) void rope(float *x, const float *cosine, const float *sine, uint32_t n_heads,
+                                          uint32_t head_dim, uint32_t rotary_dim, uint32_t rope_layout) {
     for (uint32_t h = 0; h < n_heads; h++, x += head_dim) {
         if (rope_layout == ROPE_LAYOUT_INTERLEAVED) rope_interleaved(x, cosine, sine, rotary_dim / 2);
         else rope_half_split(x, cosine, sine, rotary_dim / 2);
@@ -226,16 +236,21 @@ static AK42_TARGET(AVX2_TARGET) void silu_mul(float *out, const float *gate, con
 
 static AK42_TARGET(AVX2_TARGET) void scale(float *out, const float *x, float factor, uint32_t n) {
     uint32_t i = 0;
-    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(factor)));
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), _mm256_set1_ps(factor)));
     for (; i < n; i++) out[i] = x[i] * factor;
 }
 
 /* ---- measuring ---- */
 
 static AK42_TARGET(AVX2_TARGET) uint64_t read_sum(const uint8_t *data, size_t size) {
-    __m256i sum[4] = { _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256() };
+    __m256i sum[4] = { _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                       _mm256_setzero_si256() };
     for (size_t i = 0; i < size; i += 256)
-        AK42_UNROLL for (size_t j = 0; j < 8; j++) sum[j % 4] = _mm256_add_epi64(sum[j % 4], avx2_load(data + i + j * 32));
+        AK42_UNROLL for (size_t j = 0; j < 8; j++) {
+            if (j % 2 == 0) avx2_prefetch(data + i + j * 32);
+            sum[j % 4] = _mm256_add_epi64(sum[j % 4], avx2_load(data + i + j * 32));
+        }
     sum[0] = _mm256_add_epi64(_mm256_add_epi64(sum[0], sum[1]), _mm256_add_epi64(sum[2], sum[3]));
     uint64_t parts[4];
     _mm256_storeu_si256((__m256i *)(void *)parts, sum[0]);
@@ -257,8 +272,10 @@ static AK42_TARGET(AVX2_TARGET) double peak_f32(uint64_t n, float *sink) {
 void kernels_fill_avx2(kernel_table *table) {
     table->kv_default = AK42_KV_TYPE_F16;
     table->types[KERNEL_F32] = (type_kernels){ .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32 };
-    table->types[KERNEL_F16] = (type_kernels){ ACT_F32, FLOAT_NR, gemm_f16, unpack_f16, gemm_f32, SUPER_K * PANEL_ROWS * 4 };
-    table->types[KERNEL_BF16] = (type_kernels){ ACT_F32, FLOAT_NR, gemm_bf16, unpack_bf16, gemm_f32, SUPER_K * PANEL_ROWS * 4 };
+    table->types[KERNEL_F16] =
+        (type_kernels){ ACT_F32, FLOAT_NR, gemm_f16, unpack_f16, gemm_f32, WIDE_BYTES };
+    table->types[KERNEL_BF16] =
+        (type_kernels){ ACT_F32, FLOAT_NR, gemm_bf16, unpack_bf16, gemm_f32, WIDE_BYTES };
     table->pack[ACT_F32] = pack_f32;
     table->pack[ACT_Q8] = pack_q8;
     table->rmsnorm = rmsnorm;

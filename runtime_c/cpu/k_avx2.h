@@ -1,5 +1,5 @@
-/* k_avx2.h: what the AVX2 files lend each other: the float tile that matrices and attention share, exp, small helpers. Private to
- * cpu/k_avx2*.c and to files that build on AVX2. */
+/* k_avx2.h: what the AVX2 files lend each other: the float tile that matrices and attention share, exp,
+ * small helpers. Private to cpu/k_avx2*.c and to files that build on AVX2. */
 #ifndef AK42_K_AVX2_H
 #define AK42_K_AVX2_H
 
@@ -52,14 +52,16 @@ AVX2_FN float avx2_max(__m256 v) {
     return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
 }
 
-/* e^x within 2 units in the last place; 0 below ln of the smallest normal, infinite above ln of the largest float, NaN for NaN.
- * x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series to degree 7, 2^n in two halves. Operands of min and max stand so
- * that a NaN in x passes through. */
+/* e^x within 2 units in the last place; 0 below ln of the smallest normal, infinite above ln of the
+ * largest float, NaN for NaN. x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series to degree 7,
+ * 2^n in two halves. Operands of min and max stand so that a NaN in x passes through. */
 AVX2_FN __m256 avx2_exp(__m256 x) {
     const __m256 lowest = _mm256_set1_ps(-87.336544f), highest = _mm256_set1_ps(88.722839f);
     const __m256 y = _mm256_min_ps(highest, _mm256_max_ps(lowest, x));
-    const __m256 n = _mm256_round_ps(_mm256_mul_ps(y, _mm256_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), y);       /* ln 2 in two parts, the first of 9 bits */
+    const __m256 n = _mm256_round_ps(_mm256_mul_ps(y, _mm256_set1_ps(1.44269504f)),
+                                     _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    /* ln 2 in two parts, the first of 9 bits */
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), y);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
     __m256 p = _mm256_set1_ps(1.0f / 5040.0f);
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f / 720.0f));
@@ -69,7 +71,8 @@ AVX2_FN __m256 avx2_exp(__m256 x) {
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    const __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1), one = _mm256_set1_epi32(127);
+    const __m256i whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1);
+    const __m256i one = _mm256_set1_epi32(127);
     const __m256i rest = _mm256_sub_epi32(whole, half);
     p = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, one), 23)));
     p = _mm256_mul_ps(p, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, one), 23)));
@@ -77,12 +80,15 @@ AVX2_FN __m256 avx2_exp(__m256 x) {
     return _mm256_andnot_ps(_mm256_cmp_ps(x, lowest, _CMP_LT_OQ), p);
 }
 
-/* Weights are read once, from memory: they are asked for this far ahead, over the 4 KiB pages at which processors stop asking by
- * themselves. Addresses past the end do no harm. */
+/* Weights are read once, from memory: they are asked for this far ahead, over the 4 KiB pages at which
+ * processors stop asking by themselves. Addresses past the end do no harm. */
 enum { AVX2_AHEAD = 4096 };
-AVX2_FN void avx2_prefetch(const uint8_t *p) { _mm_prefetch((const char *)((uintptr_t)p + AVX2_AHEAD), _MM_HINT_T0); }
+AVX2_FN void avx2_prefetch(const uint8_t *p) {
+    _mm_prefetch((const char *)((uintptr_t)p + AVX2_AHEAD), _MM_HINT_T0);
+}
 
-/* Keeps the compiler from holding on to what it has loaded: where loading again is cheap and registers are short. */
+/* Keeps the compiler from holding on to what it has loaded: where loading again is cheap and registers are
+ * short. */
 #define AVX2_LOAD_ANEW() __asm__ volatile("" ::: "memory")
 
 /* ---- the float tile ---- */
@@ -90,9 +96,11 @@ AVX2_FN void avx2_prefetch(const uint8_t *p) { _mm_prefetch((const char *)((uint
 /* Columns of 16 lanes, as panels of weights and the key cache hold them. */
 typedef enum avx2_form { AVX2_F32, AVX2_F16, AVX2_BF16 } avx2_form;
 
-enum { AVX2_TILE_MAX = 12 };       /* accumulators that 16 registers leave room for, beside weights and a broadcast */
+/* Accumulators that 16 registers leave room for, beside weights and a broadcast. */
+enum { AVX2_TILE_MAX = 12 };
 
-/* The order in which F16's conversion leaves 8 lanes: 0 1 4 5 2 3 6 7. Sums are put right once, at the end. */
+/* The order in which F16's conversion leaves 8 lanes: 0 1 4 5 2 3 6 7. Sums are put right once, at the
+ * end. */
 AVX2_FN __m256 avx2_in_order(__m256 v) {
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), _MM_SHUFFLE(3, 1, 2, 0)));
 }
@@ -110,10 +118,10 @@ AVX2_FN void avx2_pair(__m256 w[2], const uint8_t *p, avx2_form form) {
     }
 }
 
-/* sum[(p * n + t) * 2 + h] = sum over k < n_k (even), ascending, of panel p's lanes 8h .. 8h+7 times x[t][k * step]. One chain of
- * fused multiply-adds for each lane, whatever np and n are. */
-AVX2_FN void avx2_tile(__m256 *sum, const uint8_t *panels, size_t panel_bytes, uint32_t n_k, const float *const *x, size_t step,
-                       int np, int n, avx2_form form) {
+/* sum[(p * n + t) * 2 + h] = sum over k < n_k (even), ascending, of panel p's lanes 8h .. 8h+7 times
+ * x[t][k * step]. One chain of fused multiply-adds for each lane, whatever np and n are. */
+AVX2_FN void avx2_tile(__m256 *sum, const uint8_t *panels, size_t panel_bytes, uint32_t n_k,
+                       const float *const *x, size_t step, int np, int n, avx2_form form) {
     const size_t pair_bytes = form == AVX2_F32 ? 128 : 64;
     __m256 acc[AVX2_TILE_MAX];
     AK42_UNROLL for (int i = 0; i < np * n * 2; i++) acc[i] = _mm256_setzero_ps();
@@ -126,8 +134,8 @@ AVX2_FN void avx2_tile(__m256 *sum, const uint8_t *panels, size_t panel_bytes, u
             AK42_UNROLL for (int odd = 0; odd < 2; odd++) {
                 __m256 w[8];
                 AK42_UNROLL for (int i = 0; i < np * 2; i++)
-                    w[i] = _mm256_loadu_ps((const float *)(const void *)(panels + (size_t)(i / 2) * panel_bytes + odd * 64 +
-                                                                         i % 2 * 32));
+                    w[i] = _mm256_castsi256_ps(
+                        avx2_load(panels + (size_t)(i / 2) * panel_bytes + odd * 64 + i % 2 * 32));
                 AK42_UNROLL for (int t = 0; t < n; t++) {
                     const __m256 a = _mm256_broadcast_ss(x[t] + (k + (size_t)odd) * step);
                     AK42_UNROLL for (int i = 0; i < np * 2; i++) {
@@ -149,7 +157,8 @@ AVX2_FN void avx2_tile(__m256 *sum, const uint8_t *panels, size_t panel_bytes, u
             }
         }
     }
-    AK42_UNROLL for (int i = 0; i < np * n * 2; i++) sum[i] = form == AVX2_F16 ? avx2_in_order(acc[i]) : acc[i];
+    AK42_UNROLL for (int i = 0; i < np * n * 2; i++)
+        sum[i] = form == AVX2_F16 ? avx2_in_order(acc[i]) : acc[i];
 }
 
 #endif

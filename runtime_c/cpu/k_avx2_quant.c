@@ -9,7 +9,8 @@
 
 /* ---- int8 with groups below 32: every group has its own integer dot ---- */
 
-AVX2_FN void small_block(__m256 (*sum)[2], const uint8_t *super, const uint8_t *act, uint32_t n, uint32_t group, uint32_t block) {
+AVX2_FN void small_block(__m256 (*sum)[2], const uint8_t *super, const uint8_t *act, uint32_t n,
+                         uint32_t group, uint32_t block) {
     const uint8_t *quants = super + SUPER_K / group * 64 + block * 512, *d = act + n * ACT_BLOCK;
     const uint32_t words = group / 4;
     for (uint32_t h = 0; h < 2; h++)
@@ -53,7 +54,8 @@ static AK42_TARGET(AVX2_TARGET) double peak_int8(uint64_t n, float *sink) {
     AK42_UNROLL for (int i = 0; i < 12; i++) sum[i] = _mm256_set1_epi32(i);
     for (uint64_t k = 0; k < n; k++) {
         AK42_UNROLL for (int i = 0; i < 12; i++) {
-            __asm__("" : "+x"(w));             /* the product is the same every time: it must not be taken out of the loop */
+            /* the product is the same every time: it must not be taken out of the loop */
+            __asm__("" : "+x"(w));
             sum[i] = _mm256_add_epi16(sum[i], _mm256_maddubs_epi16(w, a));
         }
     }

@@ -1,15 +1,16 @@
-/* k_avx2_quant.h: matrix products on quantised weights and ACT_Q8 tiles with 256-bit registers, a body that two files include,
- * each with its own instructions: before the #include they define
+/* k_avx2_quant.h: matrix products on quantised weights and ACT_Q8 tiles with 256-bit registers, a body
+ * that two files include, each with its own instructions: before the #include they define
  *     QUANT_TARGET                  the target string of every function
- *     QUANT_VNNI                    1: vpdpbusd on u8 weights; 0: AVX2's multiply-adds, which saturate at 16 bits
+ *     QUANT_VNNI                    1: vpdpbusd on u8 weights; 0: AVX2's multiply-adds, which saturate
  * It defines gemm_* for the four quantised types. No dispatch, no state.
  *
- * Without VNNI, 8-bit weights are taken as signed: |w| times (a with w's sign) cannot saturate (2 * 128 * 127 < 2^15), and 4-bit
- * weights are summed over a whole block in 16 bits (8 * 2 * 15 * 127 < 2^15).
+ * Without VNNI, 8-bit weights are taken as signed: |w| times (a with w's sign) cannot saturate (2 * 128 *
+ * 127 < 2^15), and 4-bit weights are summed over a whole block in 16 bits (8 * 2 * 15 * 127 < 2^15).
  *
- * A block's integer dot c is added to the bits of the float 1.5 * 2^23, whose last place is one: read as a float that is
- * 1.5 * 2^23 + c, exactly. Then scale * c, rounded once, is fma(1.5 * 2^23 + c, scale, -1.5 * 2^23 * scale), whose last term is
- * exact for scales that were f16. f32 scales are converted and multiplied, which rounds alike. */
+ * A block's integer dot c is added to the bits of the float M = 1.5 * 2^23, whose last place is one: read
+ * as a float that is M + c, exactly. Then scale * c, rounded once, is fma(M + c, scale, -M * scale), whose
+ * last term is exact for scales that were f16. With f32 scales c is converted and multiplied, which rounds
+ * alike. */
 #include "k_avx2.h"
 
 #define QUANT_FN static AK42_INLINE AK42_TARGET(QUANT_TARGET)
@@ -19,7 +20,8 @@ typedef enum quant_form { QUANT_8_0, QUANT_INT8, QUANT_4_0, QUANT_4_1 } quant_fo
 enum { QUANT_MAGIC_BITS = 0x4b400000, QUANT_NR = 6 };
 #define QUANT_MAGIC 12582912.0f
 
-/* Set where whole panels are summed at once (12 accumulators); else the halves follow one another within a block. */
+/* Set where whole panels are summed at once (12 accumulators); else the halves follow one another within a
+ * block. */
 enum { QUANT_HALVES = QUANT_VNNI ? 2 : 1 };
 
 QUANT_FN bool quant_is_8(quant_form form) { return form == QUANT_8_0 || form == QUANT_INT8; }
@@ -77,7 +79,7 @@ QUANT_FN bool quant_is_narrow(quant_form form) { return !quant_is_8(form); }
 
 #endif
 
-/* What a token's dots start from (16-bit ones: get at the end): the magic bits, less what the codes' zero adds. */
+/* What a token's dots start from (16-bit ones: get at the end): M's bits, less what the codes' zero adds. */
 QUANT_FN __m256i quant_start(const uint8_t *s, quant_form form) {
     const __m256i magic = form == QUANT_INT8 ? _mm256_setzero_si256() : _mm256_set1_epi32(QUANT_MAGIC_BITS);
     const int shift = quant_zero_shift(form);
@@ -85,8 +87,8 @@ QUANT_FN __m256i quant_start(const uint8_t *s, quant_form form) {
 }
 
 /* sum[t][h] += d[t] * (scale * dot + min * sum of a) for one block of 32 k. */
-QUANT_FN void quant_block(__m256 (*sum)[2], const uint8_t *super, const uint8_t *act, int n, quant_form form, uint32_t group,
-                          int block) {
+QUANT_FN void quant_block(__m256 (*sum)[2], const uint8_t *super, const uint8_t *act, int n, quant_form form,
+                          uint32_t group, int block) {
     const uint8_t *quants = super + quant_head_bytes(form, group), *d = act + n * ACT_BLOCK, *s = d + n * 4;
     const bool narrow = quant_is_narrow(form);
     for (int first = 0; first < 2; first += QUANT_HALVES) {
@@ -102,18 +104,21 @@ QUANT_FN void quant_block(__m256 (*sum)[2], const uint8_t *super, const uint8_t 
                 w[i] = quant_ready(quant_codes(quants, form, block, g, first + i), form);
             AK42_UNROLL for (int t = 0; t < n; t++) {
                 const __m256i a = avx2_word(act + t * ACT_BLOCK + g * 4);
-                AK42_UNROLL for (int i = 0; i < QUANT_HALVES; i++) dot[i][t] = quant_dot(dot[i][t], w[i], a, form);
+                AK42_UNROLL for (int i = 0; i < QUANT_HALVES; i++)
+                    dot[i][t] = quant_dot(dot[i][t], w[i], a, form);
             }
         }
         AK42_UNROLL for (int i = 0; i < QUANT_HALVES; i++) {
             const int h = first + i;
             const __m256 scale = form == QUANT_INT8
-                ? _mm256_loadu_ps((const float *)(const void *)(super + block * 32 / (int)group * 64 + h * 32))
+                ? _mm256_castsi256_ps(avx2_load(super + block * 32 / (int)group * 64 + h * 32))
                 : avx2_load_f16(super + block * 32 + h * 16);
             const __m256 bias = _mm256_mul_ps(scale, _mm256_set1_ps(-QUANT_MAGIC));
             AK42_UNROLL for (int t = 0; t < n; t++) {
                 __m256i c = dot[i][t];
-                if (narrow) c = _mm256_add_epi32(_mm256_madd_epi16(c, _mm256_set1_epi16(1)), quant_start(s + t * 4, form));
+                if (narrow)
+                    c = _mm256_add_epi32(_mm256_madd_epi16(c, _mm256_set1_epi16(1)),
+                                         quant_start(s + t * 4, form));
                 __m256 part = form == QUANT_INT8 ? _mm256_mul_ps(_mm256_cvtepi32_ps(c), scale)
                                                  : _mm256_fmadd_ps(_mm256_castsi256_ps(c), scale, bias);
                 if (form == QUANT_4_1)
@@ -137,7 +142,8 @@ QUANT_FN void quant_panels(const gemm_args *args, int n, quant_form form) {
                 quant_block(sum, super, act, n, form, args->group_size, block);
         }
         AK42_UNROLL for (int t = 0; t < n; t++)
-            avx2_put(args->out + (size_t)t * args->ldo + p * PANEL_ROWS, sum[t][0], sum[t][1], args->accumulate);
+            avx2_put(args->out + (size_t)t * args->ldo + p * PANEL_ROWS, sum[t][0], sum[t][1],
+                     args->accumulate);
     }
 }
 

@@ -1,5 +1,5 @@
-/* k_avx2_vnni.c: matrix products on quantised weights for x86-64 with AVX-VNNI (vpdpbusd on 256-bit registers, VEX encoded). All
- * else is AVX2's. */
+/* k_avx2_vnni.c: matrix products on quantised weights for x86-64 with AVX-VNNI (vpdpbusd on 256-bit
+ * registers, VEX encoded). All else is AVX2's. */
 #include "kernels.h"
 
 #if defined(__x86_64__)

@@ -14,7 +14,9 @@ enum { FLOAT_NR = 12 };
 enum { FLOAT_AHEAD = 4096 };
 
 /* sum += w * x of one k. */
-AVX512_FN void float_step(__m512 sum[24], const __m512 *w, const float *x, int np, int n) {
+AVX512_FN void float_step(__m512 sum[24], __m512 *w, const float *x, int np, int n) {
+    if (n > 1)
+        AK42_UNROLL for (int p = 0; p < np; p++) AK42_KEEP(w[p]);
     AK42_UNROLL for (int t = 0; t < n; t++) {
         const __m512 value = _mm512_set1_ps(x[t]);
         AK42_UNROLL for (int p = 0; p < np; p++) sum[p * n + t] = _mm512_fmadd_ps(w[p], value, sum[p * n + t]);
@@ -23,24 +25,22 @@ AVX512_FN void float_step(__m512 sum[24], const __m512 *w, const float *x, int n
 
 /* A k-pair of np panels. */
 AVX512_FN void float_pair(__m512 sum[24], const uint8_t *panel, size_t panel_bytes, const float *x, int np, int n, float_form form) {
-    __m512 w[8];
-    __m512i both[8];
+    __m512 first[4], second[4];
     AK42_UNROLL for (int p = 0; p < np; p++) {
-        const uint8_t *at = panel + p * panel_bytes;
+        const uint8_t *at = panel + (size_t)p * panel_bytes;
         if (n < FLOAT_NR) {
             _mm_prefetch((const char *)at + FLOAT_AHEAD, _MM_HINT_T0);
             if (form == FORM_F32) _mm_prefetch((const char *)at + FLOAT_AHEAD + 64, _MM_HINT_T0);
         }
-        both[p] = _mm512_load_si512(at);
-        if (form == FORM_F16) both[p] = avx512_part_pairs(both[p]);
-        w[p] = form == FORM_F32 ? _mm512_castsi512_ps(both[p])
-             : form == FORM_F16 ? avx512_f16_first(both[p]) : avx512_bf16_first(both[p]);
+        if (form == FORM_F16) avx512_part_f16(&first[p], &second[p], at);
+        else first[p] = form == FORM_F32 ? _mm512_load_ps(at) : avx512_bf16_first(_mm512_load_si512(at));
     }
-    float_step(sum, w, x, np, n);
-    AK42_UNROLL for (int p = 0; p < np; p++)
-        w[p] = form == FORM_F32 ? _mm512_load_ps(panel + p * panel_bytes + 64)
-             : form == FORM_F16 ? avx512_f16_second(both[p]) : avx512_bf16_second(both[p]);
-    float_step(sum, w, x + n, np, n);
+    float_step(sum, first, x, np, n);
+    AK42_UNROLL for (int p = 0; p < np; p++) {
+        const uint8_t *at = panel + (size_t)p * panel_bytes;
+        if (form != FORM_F16) second[p] = form == FORM_F32 ? _mm512_load_ps(at + 64) : avx512_bf16_second(_mm512_load_si512(at));
+    }
+    float_step(sum, second, x + n, np, n);
 }
 
 /* out for n tokens and np panels from panel on. */
@@ -99,9 +99,10 @@ FLOAT_GEMM(gemm_bf16, FORM_BF16)
 AVX512 static void unpack_f16(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {
     (void)group_size;
     for (size_t line = 0; line < (size_t)n_super * (SUPER_K / 2); line++) {
-        const __m512i parted = avx512_part_pairs(_mm512_load_si512(panel + line * 64));
-        _mm512_store_ps(dst + line * 128, avx512_f16_first(parted));
-        _mm512_store_ps(dst + line * 128 + 64, avx512_f16_second(parted));
+        __m512 first, second;
+        avx512_part_f16(&first, &second, panel + line * 64);
+        _mm512_store_ps(dst + line * 128, first);
+        _mm512_store_ps(dst + line * 128 + 64, second);
     }
 }
 AVX512 static void unpack_bf16(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {

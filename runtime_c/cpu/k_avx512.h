@@ -28,14 +28,16 @@ AVX512_FN __m512 avx512_bf16_first(__m512i line) { return _mm512_castsi512_ps(_m
 AVX512_FN __m512 avx512_bf16_second(__m512i line) {
     return _mm512_castsi512_ps(_mm512_and_si512(line, _mm512_set1_epi32((int)0xffff0000)));
 }
-/* f16 pairs parted: 16 first ones, then 16 second ones. */
-AVX512_FN __m512i avx512_part_pairs(__m512i line) {
-    const __m512i order = _mm512_set_epi16(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1, 30, 28, 26, 24, 22, 20, 18, 16,
-                                           14, 12, 10, 8, 6, 4, 2, 0);
-    return _mm512_permutexvar_epi16(order, line);
+/* A line of 16 x 2 f16, pairs side by side, as 16 first and 16 second ones. Converted from memory before they are parted, which
+ * takes half the shuffles of the other order. */
+AVX512_FN void avx512_part_f16(__m512 *first, __m512 *second, const uint8_t *line) {
+    const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    const __m512i odd = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    const __m512 low = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)line));
+    const __m512 high = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(line + 32)));
+    *first = _mm512_permutex2var_ps(low, even, high);
+    *second = _mm512_permutex2var_ps(low, odd, high);
 }
-AVX512_FN __m512 avx512_f16_first(__m512i parted) { return _mm512_cvtph_ps(_mm512_castsi512_si256(parted)); }
-AVX512_FN __m512 avx512_f16_second(__m512i parted) { return _mm512_cvtph_ps(_mm512_extracti64x4_epi64(parted, 1)); }
 
 /* The 16 floats at x + at of a row of n floats; zeros past its end. */
 AVX512_FN __m512 avx512_load_row(const float *x, size_t at, size_t n) {
@@ -43,11 +45,12 @@ AVX512_FN __m512 avx512_load_row(const float *x, size_t at, size_t n) {
     return at < n ? _mm512_maskz_loadu_ps(avx512_lanes((uint32_t)(n - at)), x + at) : _mm512_setzero_ps();
 }
 
-/* e^x, relative error below 1.1 * 2^-23; 0 for -infinity, infinity from 88.73 on, NaN for NaN. With x = n ln 2 + r,
- * |r| <= ln(2) / 2: e^x = 2^n e^r, and e^r by a polynomial of degree 6 fitted for the least largest relative error, 2^-28. */
+/* e^x for x <= 110, relative error below 1.1 * 2^-23; 0 for -infinity, infinity from 88.73 on, NaN for NaN. With
+ * x = n ln 2 + r, |r| <= ln(2) / 2: e^x = 2^n e^r, and e^r by a polynomial of degree 6 fitted for the least largest relative error,
+ * 2^-28. */
 AVX512_FN __m512 avx512_exp(__m512 x) {
     const __m512 round = _mm512_set1_ps(12582912.0f);      /* 1.5 * 2^23: adding it rounds to an integer */
-    x = _mm512_max_ps(_mm512_set1_ps(-110.0f), _mm512_min_ps(_mm512_set1_ps(110.0f), x));      /* NaN, the second, stays */
+    x = _mm512_max_ps(_mm512_set1_ps(-110.0f), x);         /* NaN, the second, stays */
     const __m512 n = _mm512_sub_ps(_mm512_fmadd_ps(x, _mm512_set1_ps(1.44269504089f), round), round);
     __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693145751953125f), x);         /* ln 2 = this, exact times n, */
     r = _mm512_fmadd_ps(n, _mm512_set1_ps(-1.42860682e-6f), r);                    /* and this */
@@ -60,6 +63,8 @@ AVX512_FN __m512 avx512_exp(__m512 x) {
     e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(1.0f));
     return _mm512_scalef_ps(e, n);
 }
+/* The same where x may be any float. */
+AVX512_FN __m512 avx512_exp_any(__m512 x) { return avx512_exp(_mm512_min_ps(_mm512_set1_ps(110.0f), x)); }
 
 /* (row, column) to (column, row). */
 AVX512_FN void avx512_transpose(__m512i x[16]) {

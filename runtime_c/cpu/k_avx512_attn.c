@@ -22,7 +22,10 @@ AVX512_FN void score_tile(float *score, const float *k, size_t group_floats, con
             sum[r * n_groups + g] = more ? _mm512_load_ps(score + r * ATTN_CHUNK + g * 16) : _mm512_setzero_ps();
     for (uint32_t d = 0; d < n_dims; d++, k += 16, q += n_rows) {
         __m512 key[4];
-        AK42_UNROLL for (int g = 0; g < n_groups; g++) key[g] = _mm512_load_ps(k + (size_t)g * group_floats);
+        AK42_UNROLL for (int g = 0; g < n_groups; g++) {
+            key[g] = _mm512_load_ps(k + (size_t)g * group_floats);
+            if (n_rows > 1) AK42_KEEP(key[g]);
+        }
         AK42_UNROLL for (int r = 0; r < n_rows; r++) {
             const __m512 value = _mm512_set1_ps(q[r]);
             AK42_UNROLL for (int g = 0; g < n_groups; g++)
@@ -68,7 +71,8 @@ AVX512 static void scores_pack(attn_work *work, const attn_args *args, uint32_t 
     for (uint32_t first = 0, n; first < args->n_rows; first += n) {
         n = avx512_tile_rows(args->n_rows, first, SCORE_ROWS);
         float *q = work->q + (size_t)first * n_dims;
-        for (uint32_t d = 0; d < n_dims; d += 16) {
+        if (n == 1) memcpy(q, args->q[first] + dim, n_dims * sizeof(float));
+        for (uint32_t d = 0; n > 1 && d < n_dims; d += 16) {
             __m512i w[16];
             AK42_UNROLL for (uint32_t r = 0; r < 16; r++)
                 w[r] = r < n ? avx512_words_f32(args->q[first + r] + dim, d, n_dims) : _mm512_setzero_si512();
@@ -107,14 +111,15 @@ AVX512 static void scores_f32(attn_work *work, const attn_args *args) {
 /* Writes n_dims dims of one group of keys as f32 [dim][16]; `group` counts from the cache's start. */
 typedef void keys_fn(float *dst, const attn_args *args, uint32_t group, uint32_t dim, uint32_t n_dims);
 
-/* Keys through the scratch, four groups at a time. */
+/* Keys through the scratch, as many groups at a time as the tiles take, so that the scratch stays in the first-level cache. */
 AVX512_FN void scores_converted(attn_work *work, const attn_args *args, keys_fn *keys) {
     for (uint32_t dim = 0; dim < args->head_dim; dim += SCORE_DIMS) {
         const uint32_t n_dims = args->head_dim - dim < SCORE_DIMS ? args->head_dim - dim : SCORE_DIMS;
         const size_t group_floats = round_up(n_dims, 4) * 16;
         scores_pack(work, args, dim, n_dims);
-        for (uint32_t group = work->first; group < work->last; group += 4) {
-            const uint32_t n_groups = work->last - group < 4 ? work->last - group : 4;
+        const uint32_t step = args->n_rows > 6 ? 2 : 4;
+        for (uint32_t group = work->first; group < work->last; group += step) {
+            const uint32_t n_groups = work->last - group < step ? work->last - group : step;
             for (uint32_t g = 0; g < n_groups; g++)
                 keys(work->scratch + g * group_floats, args, args->chunk / 16 + group + g, dim, n_dims);
             scores_rows(work, args, work->scratch, group_floats, group, n_groups, n_dims, dim > 0);
@@ -125,9 +130,10 @@ AVX512_FN void scores_converted(attn_work *work, const attn_args *args, keys_fn 
 AVX512 static void keys_f16(float *dst, const attn_args *args, uint32_t group, uint32_t dim, uint32_t n_dims) {
     const uint8_t *k = args->kv->k + ((size_t)group * args->head_dim + dim) * 32;
     for (uint32_t d = 0; d < n_dims; d += 2) {
-        const __m512i parted = avx512_part_pairs(_mm512_load_si512(k + d * 32));
-        _mm512_store_ps(dst + d * 16, avx512_f16_first(parted));
-        _mm512_store_ps(dst + d * 16 + 16, avx512_f16_second(parted));
+        __m512 first, second;
+        avx512_part_f16(&first, &second, k + d * 32);
+        _mm512_store_ps(dst + d * 16, first);
+        _mm512_store_ps(dst + d * 16 + 16, second);
     }
 }
 AVX512 static void keys_bf16(float *dst, const attn_args *args, uint32_t group, uint32_t dim, uint32_t n_dims) {
@@ -158,48 +164,70 @@ AVX512 static void scores_int8(attn_work *work, const attn_args *args) { scores_
 
 /* Lanes of group g that lie in [begin, end). */
 AVX512_FN __mmask16 seen(uint32_t g, uint32_t begin, uint32_t end) {
-    const __m512i p = _mm512_add_epi32(_mm512_set1_epi32((int)(g * 16)), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3,
-                                                                                          2, 1, 0));
-    return _mm512_cmpge_epu32_mask(p, _mm512_set1_epi32((int)begin)) & _mm512_cmplt_epu32_mask(p, _mm512_set1_epi32((int)end));
+    const uint32_t from = g * 16 < begin ? begin - g * 16 : 0, to = end - g * 16 < 16 ? end - g * 16 : 16;
+    return avx512_lanes(to) & (__mmask16)(0xffffu << from);
 }
 
 /* cap * tanh(x / cap), tanh(y) = 1 - 2 / (e^2y + 1) */
 AVX512_FN __m512 softcapped(__m512 x, float cap) {
-    const __m512 one = _mm512_set1_ps(1.0f), e = avx512_exp(_mm512_mul_ps(x, _mm512_set1_ps(2.0f / cap)));
+    const __m512 one = _mm512_set1_ps(1.0f), e = avx512_exp_any(_mm512_mul_ps(x, _mm512_set1_ps(2.0f / cap)));
     return _mm512_mul_ps(_mm512_set1_ps(cap), _mm512_sub_ps(one, _mm512_div_ps(_mm512_set1_ps(2.0f), _mm512_add_ps(e, one))));
 }
 
-/* Row i's scores become e^(score - m), times v's scale where the cache has scales; m and l are written. */
-AVX512 static void softmax_row(attn_work *work, const attn_args *args, uint32_t i, bool scaled) {
-    const uint32_t begin = work->begin[i], end = work->end[i];
-    const float *k_scale = args->kv->k_scale, *v_scale = args->kv->v_scale;
+/* Makes the scores of row i in group g final: -infinity in the lanes that it does not see. */
+AVX512_FN void score_finish(attn_work *work, const attn_args *args, uint32_t i, uint32_t g, bool scaled) {
+    const __mmask16 lanes = seen(g, work->begin[i], work->end[i]);
+    __m512 s = _mm512_load_ps(work->score[i] + g * 16);
+    if (scaled) s = _mm512_mul_ps(s, _mm512_maskz_loadu_ps(lanes, args->kv->k_scale + args->chunk + g * 16));
+    if (args->softcap > 0.0f) s = softcapped(s, args->softcap);
+    _mm512_store_ps(work->score[i] + g * 16, _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), lanes, s));
+}
+
+/* Row i's scores become e^(score - m), times v's scale where the cache has scales; m and l are written. Four running maxima and sums
+ * hide the latency of their chains. */
+AVX512_FN void softmax_row(attn_work *work, const attn_args *args, uint32_t i, bool scaled) {
+    const uint32_t first = work->begin[i] / 16, last = (work->end[i] + 15) / 16;
     float *score = work->score[i];
-    const __m512 nothing = _mm512_set1_ps(-INFINITY);
-    __m512 max = nothing, sum = _mm512_setzero_ps();
-    for (uint32_t g = begin / 16; g * 16 < end; g++) {
-        const __mmask16 lanes = seen(g, begin, end);
-        __m512 s = _mm512_load_ps(score + g * 16);
-        if (scaled) s = _mm512_mul_ps(s, _mm512_maskz_loadu_ps(lanes, k_scale + args->chunk + g * 16));
-        if (args->softcap > 0.0f) s = softcapped(s, args->softcap);
-        s = _mm512_mask_mov_ps(nothing, lanes, s);
-        max = _mm512_max_ps(max, s);
-        _mm512_store_ps(score + g * 16, s);
+    __m512 max[4], sum[4];
+    AK42_UNROLL for (int j = 0; j < 4; j++) {
+        max[j] = _mm512_set1_ps(-INFINITY);
+        sum[j] = _mm512_setzero_ps();
     }
-    args->m[i] = _mm512_reduce_max_ps(max);
-    max = _mm512_set1_ps(args->m[i]);
-    for (uint32_t g = begin / 16; g * 16 < end; g++) {
-        const __mmask16 lanes = seen(g, begin, end);
-        __m512 p = _mm512_maskz_mov_ps(lanes, avx512_exp(_mm512_sub_ps(_mm512_load_ps(score + g * 16), max)));
-        sum = _mm512_add_ps(sum, p);
-        if (scaled) p = _mm512_mul_ps(p, _mm512_maskz_loadu_ps(lanes, v_scale + args->chunk + g * 16));
-        _mm512_store_ps(score + g * 16, p);
+    if (scaled || args->softcap > 0.0f) {
+        for (uint32_t g = first; g < last; g++) score_finish(work, args, i, g, scaled);
+    } else if (first < last) {
+        score_finish(work, args, i, first, false);
+        if (last - 1 > first) score_finish(work, args, i, last - 1, false);
     }
-    args->l[i] = _mm512_reduce_add_ps(sum);
+    for (uint32_t g = first; g < last; g += 4)
+        AK42_UNROLL for (uint32_t j = 0; j < 4; j++)
+            if (g + j < last) max[j] = _mm512_max_ps(max[j], _mm512_load_ps(score + (g + j) * 16));
+    const float m = _mm512_reduce_max_ps(_mm512_max_ps(_mm512_max_ps(max[0], max[1]), _mm512_max_ps(max[2], max[3])));
+    for (uint32_t g = first; g < last; g += 4)
+        AK42_UNROLL for (uint32_t j = 0; j < 4; j++) {
+            if (g + j >= last) break;
+            __m512 p = avx512_exp(_mm512_sub_ps(_mm512_load_ps(score + (g + j) * 16), _mm512_set1_ps(m)));
+            sum[j] = _mm512_add_ps(sum[j], p);
+            if (scaled) {
+                const __mmask16 lanes = seen(g + j, work->begin[i], work->end[i]);
+                p = _mm512_mul_ps(p, _mm512_maskz_loadu_ps(lanes, args->kv->v_scale + args->chunk + (g + j) * 16));
+            }
+            _mm512_store_ps(score + (g + j) * 16, p);
+        }
+    args->m[i] = m;
+    args->l[i] = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+}
+AVX512 static void softmax_plain(attn_work *work, const attn_args *args) {
+    for (uint32_t i = 0; i < args->n_rows; i++) softmax_row(work, args, i, false);
+}
+AVX512 static void softmax_scaled(attn_work *work, const attn_args *args) {
+    for (uint32_t i = 0; i < args->n_rows; i++) softmax_row(work, args, i, true);
 }
 
 /* ---- weighted sums of values: rows x 16 dims ---- */
 
 enum { VALUE_ROWS = 6 };               /* of a tile, with 4 vectors of dims 24 chains */
+enum { VALUE_SCRATCH = 4096 };         /* floats of converted values: they stay in the first-level cache */
 
 /* o (rows, ldo) += p (rows, ATTN_CHUNK) x v (n, ldv), for n positions and the lanes of the last vector of dims. */
 typedef void value_fn(float *o, size_t ldo, const float *p, const float *v, size_t ldv, uint32_t n, __mmask16 lanes);
@@ -213,8 +241,10 @@ AVX512_FN void value_tile(float *o, size_t ldo, const float *p, const float *v, 
                                                    : _mm512_maskz_loadu_ps(lanes, o + (size_t)r * ldo);
     for (uint32_t i = 0; i < n; i++, v += ldv, p++) {
         __m512 value[4];
-        AK42_UNROLL for (int j = 0; j < n_vectors; j++)
+        AK42_UNROLL for (int j = 0; j < n_vectors; j++) {
             value[j] = n_vectors > 1 ? _mm512_loadu_ps(v + j * 16) : _mm512_maskz_loadu_ps(lanes, v);
+            if (n_rows > 1) AK42_KEEP(value[j]);
+        }
         AK42_UNROLL for (int r = 0; r < n_rows; r++) {
             const __m512 weight = _mm512_set1_ps(p[r * ATTN_CHUNK]);
             AK42_UNROLL for (int j = 0; j < n_vectors; j++)
@@ -286,41 +316,59 @@ AVX512 static void values_stretch(attn_work *work, const attn_args *args, const 
     }
 }
 
-AVX512 static void values_all(attn_work *work, const attn_args *args, avx512_values_fn *convert) {
+AVX512 static void values_all(attn_work *work, const attn_args *args, avx512_values_fn *values) {
     const uint32_t hd = args->head_dim, first = work->first * 16;
     uint32_t last = 0;
     for (uint32_t i = 0; i < args->n_rows; i++) last = larger(last, work->end[i]);
-    if (!convert) {
+    if (!values) {
         const float *v = (const float *)(const void *)args->kv->v + ((size_t)args->chunk + first) * hd;
         values_stretch(work, args, &(stretch){v, hd, first, last, 0, hd});
         return;
     }
     for (uint32_t dim = 0; dim < hd; dim += 256) {
-        const uint32_t n_dims = smaller(hd - dim, 256), step = ATTN_SCRATCH / (uint32_t)round_up(n_dims, 16);
+        const uint32_t n_dims = smaller(hd - dim, 256), step = VALUE_SCRATCH / (uint32_t)round_up(n_dims, 16);
         for (uint32_t begin = first; begin < last; begin += step) {
             const uint32_t end = smaller(begin + step, last);
-            convert(work->scratch, args, args->chunk + begin, end - begin, dim, n_dims);
+            values(work->scratch, args, args->chunk + begin, end - begin, dim, n_dims);
             values_stretch(work, args, &(stretch){work->scratch, n_dims, begin, end, dim, n_dims});
         }
     }
 }
 
-/* Runs a loop over 16 values at a time; LOAD(lanes, at) gives their f32. Values before the first row's begin may be unwritten:
- * they are converted and not used. */
-#define VALUES(name, LOAD)                                                                                                       \
-    AVX512 void name(float *dst, const attn_args *args, uint32_t position, uint32_t n, uint32_t dim, uint32_t n_dims) {          \
-        for (uint32_t i = 0; i < n; i++, dst += n_dims) {                                                                        \
-            const size_t at = ((size_t)position + i) * args->head_dim + dim;                                                     \
-            for (uint32_t d = 0; d < n_dims; d += 16) {                                                                          \
-                const __mmask16 lanes = avx512_lanes(smaller(n_dims - d, 16));                                                   \
-                _mm512_mask_storeu_ps(dst + d, lanes, LOAD);                                                                     \
-            }                                                                                                                    \
-        }                                                                                                                        \
+/* 16 values at p as f32; those of lanes alone. */
+typedef __m512 load_fn(const uint8_t *p, __mmask16 lanes);
+
+AVX512_FN __m512 load_bf16(const uint8_t *p, __mmask16 lanes) {
+    const __m256i bits = lanes == 0xffff ? _mm256_loadu_si256((const __m256i *)(const void *)p) : _mm256_maskz_loadu_epi16(lanes, p);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+AVX512_FN __m512 load_f16(const uint8_t *p, __mmask16 lanes) {
+    return _mm512_cvtph_ps(lanes == 0xffff ? _mm256_loadu_si256((const __m256i *)(const void *)p) : _mm256_maskz_loadu_epi16(lanes, p));
+}
+AVX512_FN __m512 load_int8(const uint8_t *p, __mmask16 lanes) {
+    const __m128i codes = lanes == 0xffff ? _mm_loadu_si128((const __m128i *)(const void *)p) : _mm_maskz_loadu_epi8(lanes, p);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes));
+}
+
+/* Values of positions that no row sees may be unwritten: they are converted and not used. */
+AVX512_FN void convert(float *dst, const uint8_t *v, size_t row_bytes, uint32_t n, uint32_t n_dims, size_t element, load_fn *load) {
+    for (uint32_t i = 0; i < n; i++, dst += n_dims, v += row_bytes) {
+        uint32_t d = 0;
+        for (; d + 32 <= n_dims; d += 32) {
+            _mm512_storeu_ps(dst + d, load(v + d * element, 0xffff));
+            _mm512_storeu_ps(dst + d + 16, load(v + (d + 16) * element, 0xffff));
+        }
+        for (; d < n_dims; d += 16) {
+            const __mmask16 lanes = avx512_lanes(smaller(n_dims - d, 16));
+            _mm512_mask_storeu_ps(dst + d, lanes, load(v + d * element, lanes));
+        }
     }
-VALUES(avx512_values_bf16, _mm512_castsi512_ps(_mm512_slli_epi32(
-                               _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, args->kv->v + (at + d) * 2)), 16)))
-static VALUES(values_f16, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, args->kv->v + (at + d) * 2)))
-static VALUES(values_int8, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(lanes, args->kv->v + at + d))))
+}
+
+#define VALUES(name, element, load)                                                                                                  AVX512 void name(float *dst, const attn_args *args, uint32_t position, uint32_t n, uint32_t dim, uint32_t n_dims) {                  const size_t row_bytes = (size_t)args->head_dim * (element);                                                                     convert(dst, args->kv->v + position * row_bytes + dim * (element), row_bytes, n, n_dims, element, load);                     }
+VALUES(avx512_values_bf16, 2, load_bf16)
+static VALUES(values_f16, 2, load_f16)
+static VALUES(values_int8, 1, load_int8)
 
 /* ---- the frame ---- */
 
@@ -343,7 +391,8 @@ AVX512 void avx512_attn(const attn_args *args, const avx512_attn_form *form) {
         }
     memset(args->o, 0, (size_t)args->n_rows * args->head_dim * sizeof(float));
     if (work.first < work.last) form->scores(&work, args);
-    for (uint32_t i = 0; i < args->n_rows; i++) softmax_row(&work, args, i, form->scaled);
+    if (form->scaled) softmax_scaled(&work, args);
+    else softmax_plain(&work, args);
     if (work.first < work.last) values_all(&work, args, form->values);
 }
 

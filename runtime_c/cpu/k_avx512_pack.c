@@ -29,13 +29,18 @@ AVX512 static void pack_bf16(uint8_t *act, const float *x, size_t ldx, uint32_t 
 
 enum { SIXTEEN = 16 };
 
+/* Columns of 16 blocks that lie within the row need no look at its end. */
+AVX512_FN __m512 load_column(const float *x, size_t at, size_t columns, bool inside) {
+    return inside ? _mm512_loadu_ps(x + at) : avx512_load_row(x, at, columns);
+}
+
 /* Lane b: the largest magnitude in block b, compared as integers, so that NaN counts as the largest. */
-AVX512_FN __m512i block_maxima(const float *x, size_t at, size_t columns) {
+AVX512_FN __m512i block_maxima(const float *x, size_t at, size_t columns, bool inside) {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
     __m512i m[SIXTEEN], pairs[8], quads[4];
     AK42_UNROLL for (uint32_t b = 0; b < SIXTEEN; b++) {
-        const __m512i low = _mm512_castps_si512(avx512_load_row(x, at + b * 32, columns));
-        const __m512i high = _mm512_castps_si512(avx512_load_row(x, at + b * 32 + 16, columns));
+        const __m512i low = _mm512_castps_si512(load_column(x, at + b * 32, columns, inside));
+        const __m512i high = _mm512_castps_si512(load_column(x, at + b * 32 + 16, columns, inside));
         m[b] = _mm512_max_epi32(_mm512_and_si512(low, magnitude), _mm512_and_si512(high, magnitude));
     }
     AK42_UNROLL for (int i = 0; i < 8; i++)
@@ -57,13 +62,15 @@ AVX512_FN __m512 block_scales(__m512 *inverse, __m512i maxima) {
     return _mm512_mask_mov_ps(_mm512_maskz_div_ps(useful, max, _mm512_set1_ps(127.0f)), (__mmask16)~finite, _mm512_set1_ps(NAN));
 }
 
-AVX512_FN __m512i quantise(const float *x, size_t at, size_t columns, float inverse) {
-    return _mm512_cvtps_epi32(_mm512_mul_ps(avx512_load_row(x, at, columns), _mm512_set1_ps(inverse)));
+AVX512_FN __m512i quantise(const float *x, size_t at, size_t columns, float inverse, bool inside) {
+    return _mm512_cvtps_epi32(_mm512_mul_ps(load_column(x, at, columns, inside), _mm512_set1_ps(inverse)));
 }
 /* Two blocks of codes. */
-AVX512_FN __m512i quantise_blocks(const float *x, size_t at, size_t columns, const float inverse[2]) {
-    const __m512i first = _mm512_packs_epi32(quantise(x, at, columns, inverse[0]), quantise(x, at + 16, columns, inverse[0]));
-    const __m512i second = _mm512_packs_epi32(quantise(x, at + 32, columns, inverse[1]), quantise(x, at + 48, columns, inverse[1]));
+AVX512_FN __m512i quantise_blocks(const float *x, size_t at, size_t columns, const float inverse[2], bool inside) {
+    const __m512i first = _mm512_packs_epi32(quantise(x, at, columns, inverse[0], inside),
+                                             quantise(x, at + 16, columns, inverse[0], inside));
+    const __m512i second = _mm512_packs_epi32(quantise(x, at + 32, columns, inverse[1], inside),
+                                              quantise(x, at + 48, columns, inverse[1], inside));
     const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);      /* packs works by 128 bits */
     return _mm512_permutexvar_epi32(order, _mm512_packs_epi16(first, second));
 }
@@ -84,17 +91,18 @@ AVX512_FN __m512i block_sums(const __m512i codes[8]) {
 }
 
 /* Up to 16 blocks of token t, from column `at` on. */
-AVX512_FN void pack_q8_blocks(uint8_t *act, const float *x, size_t at, uint32_t columns, uint32_t n_blocks, uint32_t t, uint32_t n) {
+AVX512_FN void pack_q8_blocks(uint8_t *act, const float *x, size_t at, uint32_t columns, uint32_t n_blocks, uint32_t t, uint32_t n,
+                              bool inside) {
     _Alignas(64) float d[SIXTEEN], inverse[SIXTEEN];
     _Alignas(64) int32_t s[SIXTEEN];
     __m512i codes[8];
     __m512 inverses;
-    _mm512_store_ps(d, block_scales(&inverses, block_maxima(x, at, columns)));
+    _mm512_store_ps(d, block_scales(&inverses, block_maxima(x, at, columns, inside)));
     _mm512_store_ps(inverse, inverses);
-    AK42_UNROLL for (uint32_t b = 0; b < SIXTEEN; b += 2) codes[b / 2] = quantise_blocks(x, at + b * 32, columns, inverse + b);
+    AK42_UNROLL for (uint32_t b = 0; b < SIXTEEN; b += 2) codes[b / 2] = quantise_blocks(x, at + b * 32, columns, inverse + b, inside);
     _mm512_store_si512(s, block_sums(codes));
     AK42_UNROLL for (uint32_t b = 0; b < SIXTEEN; b++) {
-        if (b >= n_blocks) break;
+        if (!inside && b >= n_blocks) break;
         uint8_t *block = act + ((at / ACT_BLOCK + b) * n) * ACT_Q8_BLOCK_BYTES;
         const __m256i half = b % 2 ? _mm512_extracti64x4_epi64(codes[b / 2], 1) : _mm512_castsi512_si256(codes[b / 2]);
         _mm256_storeu_si256((__m256i *)(void *)(block + t * ACT_BLOCK), half);
@@ -104,11 +112,14 @@ AVX512_FN void pack_q8_blocks(uint8_t *act, const float *x, size_t at, uint32_t 
 }
 
 AVX512 static void pack_q8(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
-    const size_t n_blocks = round_up(columns, SUPER_K) / ACT_BLOCK;
-    for (uint32_t t = 0; t < n_tokens; t++)
-        for (size_t b = 0; b < n_blocks; b += SIXTEEN)
-            pack_q8_blocks(act, x + t * ldx, b * ACT_BLOCK, columns, n_blocks - b < SIXTEEN ? (uint32_t)(n_blocks - b) : SIXTEEN, t,
-                           n_tokens);
+    const uint32_t n_blocks = (uint32_t)round_up(columns, SUPER_K) / ACT_BLOCK;
+    for (uint32_t t = 0; t < n_tokens; t++) {
+        uint32_t b = 0;
+        for (; (b + SIXTEEN) * ACT_BLOCK <= columns; b += SIXTEEN)
+            pack_q8_blocks(act, x + t * ldx, (size_t)b * ACT_BLOCK, columns, SIXTEEN, t, n_tokens, true);
+        for (; b < n_blocks; b += SIXTEEN)
+            pack_q8_blocks(act, x + t * ldx, (size_t)b * ACT_BLOCK, columns, n_blocks - b, t, n_tokens, false);
+    }
 }
 
 void avx512_fill_pack(kernel_table *table) {

@@ -99,11 +99,11 @@ QUANT_FN void quant_prepare(quant_start *start, const uint8_t *act, uint32_t n_b
 }
 
 /* Asks for the lines that come QUANT_AHEAD bytes later, which the processor's own prefetcher, stopping at each page, brings too
- * late. Not in unpacked panels, which are in the cache, nor for full tiles, under which panels pass again and again. */
+ * late. Not in unpacked panels, which are in the cache. */
 enum { QUANT_AHEAD = 4096 };
-QUANT_FN void quant_prefetch(const uint8_t *super, size_t panel_bytes, int np, int m, quant_form form, int step) {
+QUANT_FN void quant_prefetch(const uint8_t *super, size_t panel_bytes, int np, quant_form form, int step) {
     const int n_lines = form == QUANT_4_0 ? 9 : form == QUANT_4_1 ? 10 : 17;
-    if (quant_is_wide(form) || m == QUANT_NR) return;
+    if (quant_is_wide(form)) return;
     AK42_UNROLL for (int p = 0; p < np; p++) {
         const char *ahead = (const char *)super + (size_t)p * panel_bytes + QUANT_AHEAD;
         if (step < n_lines) _mm_prefetch(ahead + step * 64, _MM_HINT_T0);
@@ -123,7 +123,7 @@ QUANT_FN void quant_block(__m512 sum[16], const quant_start *start, uint32_t i, 
 
     QUANT_UNROLL for (int g = 0; g < 8; g++) {
         __m512i w[2];
-        quant_prefetch(super, panel_bytes, np, m, form, block * 8 + g);
+        quant_prefetch(super, panel_bytes, np, form, block * 8 + g);
         AK42_UNROLL for (int p = 0; p < np; p++) w[p] = quant_load(form, group, super + (size_t)p * panel_bytes, block, g);
         AK42_UNROLL for (int t = 0; t < m; t++) {
             const __m512i a = _mm512_set1_epi32(quant_word(q + t * ACT_BLOCK + g * 4));
@@ -131,13 +131,19 @@ QUANT_FN void quant_block(__m512 sum[16], const quant_start *start, uint32_t i, 
         }
     }
 
+    __m512 scale[2], bias[2], min[2];
     AK42_UNROLL for (int p = 0; p < np; p++) {
         const uint8_t *at = super + (size_t)p * panel_bytes;
-        const __m512 scale = quant_scale(form, group, at, block), bias = quant_bias(form, at, block, scale);
-        AK42_UNROLL for (int t = 0; t < m; t++) {
-            __m512 part = _mm512_fmadd_ps(_mm512_castsi512_ps(dot[p * m + t]), scale, bias);
-            if (!quant_zero(form)) part = _mm512_fmadd_ps(quant_min(form, at, block), _mm512_set1_ps(start->s[i][t]), part);
-            sum[p * m + t] = _mm512_fmadd_ps(part, _mm512_set1_ps(quant_float(d + t * 4)), sum[p * m + t]);
+        scale[p] = quant_scale(form, group, at, block);
+        bias[p] = quant_bias(form, at, block, scale[p]);
+        if (!quant_zero(form)) min[p] = quant_min(form, at, block);
+    }
+    AK42_UNROLL for (int t = 0; t < m; t++) {
+        const __m512 factor = _mm512_set1_ps(quant_float(d + t * 4));
+        AK42_UNROLL for (int p = 0; p < np; p++) {
+            __m512 part = _mm512_fmadd_ps(_mm512_castsi512_ps(dot[p * m + t]), scale[p], bias[p]);
+            if (!quant_zero(form)) part = _mm512_fmadd_ps(min[p], _mm512_set1_ps(start->s[i][t]), part);
+            sum[p * m + t] = _mm512_fmadd_ps(part, factor, sum[p * m + t]);
         }
     }
 }

@@ -62,7 +62,7 @@ AVX512 static void rope(float *x, const float *cosine, const float *sine, uint32
 AVX512 static void silu_mul(float *out, const float *gate, const float *up, uint32_t n) {
     const __m512 one = _mm512_set1_ps(1.0f);
     for (size_t at = 0; at < n; at += 16) {
-        const __m512 g = avx512_load_row(gate, at, n), e = avx512_exp(_mm512_sub_ps(_mm512_setzero_ps(), g));
+        const __m512 g = avx512_load_row(gate, at, n), e = avx512_exp_any(_mm512_sub_ps(_mm512_setzero_ps(), g));
         store_row(out, at, n, _mm512_mul_ps(_mm512_div_ps(g, _mm512_add_ps(one, e)), avx512_load_row(up, at, n)));
     }
 }
@@ -71,16 +71,16 @@ AVX512 static void scale(float *out, const float *x, float factor, uint32_t n) {
     for (size_t at = 0; at < n; at += 16) store_row(out, at, n, _mm512_mul_ps(avx512_load_row(x, at, n), _mm512_set1_ps(factor)));
 }
 
-AVX512_FN float exp_one(float x) { return _mm512_cvtss_f32(avx512_exp(_mm512_set1_ps(x))); }
-
 AVX512 static void attn_merge(float *m, float *l, float *o, float m_chunk, float l_chunk, const float *o_chunk, uint32_t head_dim) {
     if (m_chunk == -INFINITY) return;
-    const float m_new = *m > m_chunk ? *m : m_chunk, old = exp_one(*m - m_new), add = exp_one(m_chunk - m_new);
-    *m = m_new;
-    *l = *l * old + l_chunk * add;
+    const __m512 both = _mm512_mask_mov_ps(_mm512_set1_ps(m_chunk), 1, _mm512_set1_ps(*m));
+    *m = *m > m_chunk ? *m : m_chunk;
+    const __m512 e = avx512_exp(_mm512_sub_ps(both, _mm512_set1_ps(*m)));
+    const __m512 old = _mm512_broadcastss_ps(_mm512_castps512_ps128(e)), add = _mm512_permutexvar_ps(_mm512_set1_epi32(1), e);
+    *l = *l * _mm512_cvtss_f32(old) + l_chunk * _mm512_cvtss_f32(add);
     for (size_t at = 0; at < head_dim; at += 16) {
-        const __m512 added = _mm512_mul_ps(avx512_load_row(o_chunk, at, head_dim), _mm512_set1_ps(add));
-        store_row(o, at, head_dim, _mm512_fmadd_ps(avx512_load_row(o, at, head_dim), _mm512_set1_ps(old), added));
+        const __m512 added = _mm512_mul_ps(avx512_load_row(o_chunk, at, head_dim), add);
+        store_row(o, at, head_dim, _mm512_fmadd_ps(avx512_load_row(o, at, head_dim), old, added));
     }
 }
 

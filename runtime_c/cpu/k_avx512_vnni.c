@@ -1,4 +1,5 @@
-/* k_avx512_vnni.c: kernels for x86-64 with AVX-512 VNNI. */
+/* k_avx512_vnni.c: matrix products on quantised weights for x86-64 with AVX-512 VNNI: the body of k_avx512_quant.h on its dot
+ * instruction, and that instruction's peak. */
 #if defined(__x86_64__)
 
 #include "k_avx512.h"
@@ -25,5 +26,7 @@ void kernels_fill_avx512_vnni(kernel_table *table) {
     quant_fill(table);
     table->peak_int8 = peak_int8;
 }
-void kernels_fill_avx512_vnni_bf16(kernel_table *table) { (void)table; }
+
+#else
+typedef int k_avx512_vnni_is_empty;
 #endif

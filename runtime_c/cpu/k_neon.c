@@ -1,5 +1,5 @@
-/* k_neon.c: kernels for aarch64 with NEON: float matrix products, packing of activations, the vector steps, peaks. Quantised
- * products and attention are in k_neon_quant.c and k_neon_attn.c. */
+/* k_neon.c: kernels for aarch64 with NEON: float matrix products, packing of activations, the vector
+ * steps, peaks. Quantised products and attention are in k_neon_quant.c and k_neon_attn.c. */
 #include "k_neon.h"
 
 #if defined(__aarch64__)
@@ -8,7 +8,7 @@
 
 #include "../core/config.h"
 
-enum { FLOAT_NR = 6 };
+enum { FLOAT_NR = 6, WIDE_BYTES = SUPER_K * PANEL_ROWS * 4 };
 
 /* ---- float matrices ---- */
 
@@ -18,17 +18,18 @@ NEON_FN uint32_t float_panels(const gemm_args *args, uint32_t first, int np, int
     for (int t = 0; t < n; t++) x[t] = (const float *)(const void *)args->act + t;
     for (; first + (uint32_t)np <= args->n_panels; first += (uint32_t)np) {
         float32x4_t sum[NEON_TILE_MAX];
-        neon_tile(sum, args->panels + first * args->panel_bytes, args->panel_bytes, args->n_super * SUPER_K, x, (size_t)n, np, n,
-                  form);
+        neon_tile(sum, args->panels + first * args->panel_bytes, args->panel_bytes, args->n_super * SUPER_K,
+                  x, (size_t)n, np, n, form);
         for (int p = 0; p < np; p++)
             for (int t = 0; t < n; t++)
-                neon_put(args->out + (size_t)t * args->ldo + (first + (uint32_t)p) * PANEL_ROWS, &sum[(p * n + t) * 4],
-                         args->accumulate);
+                neon_put(args->out + (size_t)t * args->ldo + (first + (uint32_t)p) * PANEL_ROWS,
+                         &sum[(p * n + t) * 4], args->accumulate);
     }
     return first;
 }
 
-/* Few tokens take several panels at a time: a chain of multiply-adds each is too few to keep the units busy. */
+/* Few tokens take several panels at a time: a chain of multiply-adds each is too few to keep the units
+ * busy. */
 NEON_FN void float_gemm(const gemm_args *args, neon_form form) {
     switch (args->n_tokens) {
         case 1: float_panels(args, float_panels(args, 0, 4, 1, form), 1, 1, form); break;
@@ -51,7 +52,8 @@ NEON_FN void unpack_pairs(uint8_t *dst, const uint8_t *panel, uint32_t n_super, 
             float32x4_t w[2][2];
             neon_pair(w, panel, h, form);
             for (int odd = 0; odd < 2; odd++)
-                for (int j = 0; j < 2; j++) vst1q_f32((float *)(void *)(dst + odd * 64 + h * 32 + j * 16), w[odd][j]);
+                for (int j = 0; j < 2; j++)
+                    vst1q_f32((float *)(void *)(dst + odd * 64 + h * 32 + j * 16), w[odd][j]);
         }
 }
 static void unpack_f16(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {
@@ -77,8 +79,9 @@ static void pack_f32(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens
     memset(out + (size_t)columns * n_tokens, 0, (k_pad - columns) * n_tokens * sizeof(float));
 }
 
-/* The scale d for values whose largest magnitude has these bits, and *inverse, by which they are multiplied: a NaN or an infinity
- * makes d NaN, and what is so small that 127 / max overflows counts as zero. */
+/* The scale d for values whose largest magnitude has these bits, and *inverse, by which they are
+ * multiplied: a NaN or an infinity makes d NaN, and what is so small that 127 / max overflows counts as
+ * zero. */
 static float quant_scale(float *inverse, uint32_t max_bits) {
     float max;
     memcpy(&max, &max_bits, 4);
@@ -156,7 +159,8 @@ static void rmsnorm(float *out, const float *x, const float *weight, uint32_t n,
 
 /* (a, b) -> (a cos - b sin, b cos + a sin) */
 NEON_FN void rope_four(float32x4_t *a, float32x4_t *b, float32x4_t cosine, float32x4_t sine) {
-    const float32x4_t real = vfmsq_f32(vmulq_f32(*a, cosine), *b, sine), imaginary = vfmaq_f32(vmulq_f32(*b, cosine), *a, sine);
+    const float32x4_t real = vfmsq_f32(vmulq_f32(*a, cosine), *b, sine);
+    const float32x4_t imaginary = vfmaq_f32(vmulq_f32(*b, cosine), *a, sine);
     *a = real;
     *b = imaginary;
 }
@@ -166,8 +170,8 @@ NEON_FN void rope_one(float *a, float *b, float cosine, float sine) {
     *b = imaginary;
 }
 
-static void rope(float *x, const float *cosine, const float *sine, uint32_t n_heads, uint32_t head_dim, uint32_t rotary_dim,
-                 uint32_t rope_layout) {
+static void rope(float *x, const float *cosine, const float *sine, uint32_t n_heads, uint32_t head_dim,
+                 uint32_t rotary_dim, uint32_t rope_layout) {
     const bool interleaved = rope_layout == ROPE_LAYOUT_INTERLEAVED;
     const uint32_t half = rotary_dim / 2;
     for (uint32_t h = 0; h < n_heads; h++, x += head_dim) {
@@ -186,7 +190,8 @@ static void rope(float *x, const float *cosine, const float *sine, uint32_t n_he
             }
         }
         for (; i < half; i++)
-            rope_one(x + (interleaved ? 2 * i : i), x + (interleaved ? 2 * i + 1 : half + i), cosine[i], sine[i]);
+            rope_one(x + (interleaved ? 2 * i : i), x + (interleaved ? 2 * i + 1 : half + i), cosine[i],
+                     sine[i]);
     }
 }
 
@@ -216,8 +221,10 @@ static void scale(float *out, const float *x, float factor, uint32_t n) {
 static uint64_t read_sum(const uint8_t *data, size_t size) {
     uint64x2_t sum[4] = { vdupq_n_u64(0), vdupq_n_u64(0), vdupq_n_u64(0), vdupq_n_u64(0) };
     for (size_t i = 0; i < size; i += 128)
-        AK42_UNROLL for (size_t j = 0; j < 8; j++)
+        AK42_UNROLL for (size_t j = 0; j < 8; j++) {
+            if (j % 4 == 0) neon_prefetch(data + i + j * 16);
             sum[j % 4] = vaddq_u64(sum[j % 4], vreinterpretq_u64_u8(vld1q_u8(data + i + j * 16)));
+        }
     return vaddvq_u64(vaddq_u64(vaddq_u64(sum[0], sum[1]), vaddq_u64(sum[2], sum[3])));
 }
 
@@ -238,8 +245,10 @@ static double peak_f32(uint64_t n, float *sink) {
 void kernels_fill_neon(kernel_table *table) {
     table->kv_default = AK42_KV_TYPE_F16;
     table->types[KERNEL_F32] = (type_kernels){ .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32 };
-    table->types[KERNEL_F16] = (type_kernels){ ACT_F32, FLOAT_NR, gemm_f16, unpack_f16, gemm_f32, SUPER_K * PANEL_ROWS * 4 };
-    table->types[KERNEL_BF16] = (type_kernels){ ACT_F32, FLOAT_NR, gemm_bf16, unpack_bf16, gemm_f32, SUPER_K * PANEL_ROWS * 4 };
+    table->types[KERNEL_F16] =
+        (type_kernels){ ACT_F32, FLOAT_NR, gemm_f16, unpack_f16, gemm_f32, WIDE_BYTES };
+    table->types[KERNEL_BF16] =
+        (type_kernels){ ACT_F32, FLOAT_NR, gemm_bf16, unpack_bf16, gemm_f32, WIDE_BYTES };
     table->pack[ACT_F32] = pack_f32;
     table->pack[ACT_Q8] = pack_q8;
     table->rmsnorm = rmsnorm;

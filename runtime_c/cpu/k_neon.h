@@ -1,5 +1,5 @@
-/* k_neon.h: what the NEON files lend each other: the float tile that matrices and attention share, exp, small helpers. Private to
- * cpu/k_neon*.c. */
+/* k_neon.h: what the NEON files lend each other: the float tile that matrices and attention share, exp,
+ * small helpers. Private to cpu/k_neon*.c. */
 #ifndef AK42_K_NEON_H
 #define AK42_K_NEON_H
 
@@ -28,16 +28,19 @@ NEON_FN float neon_float(const uint8_t *p) {
 
 /* A result's 16 lanes to its place. */
 NEON_FN void neon_put(float *out, const float32x4_t sum[4], bool accumulate) {
-    for (int i = 0; i < 4; i++) vst1q_f32(out + i * 4, accumulate ? vaddq_f32(vld1q_f32(out + i * 4), sum[i]) : sum[i]);
+    for (int i = 0; i < 4; i++)
+        vst1q_f32(out + i * 4, accumulate ? vaddq_f32(vld1q_f32(out + i * 4), sum[i]) : sum[i]);
 }
 
-/* e^x within 2 units in the last place; 0 below ln of the smallest normal, infinite above ln of the largest float, NaN for NaN.
- * x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series to degree 7, 2^n in two halves. */
+/* e^x within 2 units in the last place; 0 below ln of the smallest normal, infinite above ln of the
+ * largest float, NaN for NaN. x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series to degree 7,
+ * 2^n in two halves. */
 NEON_FN float32x4_t neon_exp(float32x4_t x) {
     const float32x4_t lowest = vdupq_n_f32(-87.336544f), highest = vdupq_n_f32(88.722839f);
     const float32x4_t y = vminq_f32(highest, vmaxq_f32(lowest, x));
     const float32x4_t n = vrndnq_f32(vmulq_f32(y, vdupq_n_f32(1.44269504f)));
-    float32x4_t r = vfmsq_f32(y, n, vdupq_n_f32(0.693359375f));        /* ln 2 in two parts, the first of 9 bits */
+    /* ln 2 in two parts, the first of 9 bits */
+    float32x4_t r = vfmsq_f32(y, n, vdupq_n_f32(0.693359375f));
     r = vfmsq_f32(r, n, vdupq_n_f32(-2.12194440e-4f));
     float32x4_t p = vdupq_n_f32(1.0f / 5040.0f);
     p = vfmaq_f32(vdupq_n_f32(1.0f / 720.0f), p, r);
@@ -54,11 +57,15 @@ NEON_FN float32x4_t neon_exp(float32x4_t x) {
     return vbslq_f32(vcltq_f32(x, lowest), vdupq_n_f32(0.0f), p);
 }
 
-/* Weights are read once, from memory: they are asked for this far ahead. Addresses past the end do no harm. */
+/* Weights are read once, from memory: they are asked for this far ahead. Addresses past the end do no
+ * harm. */
 enum { NEON_AHEAD = 2048 };
-NEON_FN void neon_prefetch(const uint8_t *p) { __builtin_prefetch((const void *)((uintptr_t)p + NEON_AHEAD)); }
+NEON_FN void neon_prefetch(const uint8_t *p) {
+    __builtin_prefetch((const void *)((uintptr_t)p + NEON_AHEAD));
+}
 
-/* Keeps the compiler from holding on to what it has loaded: where loading again is cheap and registers are short. */
+/* Keeps the compiler from holding on to what it has loaded: where loading again is cheap and registers are
+ * short. */
 #define NEON_LOAD_ANEW() __asm__ volatile("" ::: "memory")
 
 /* ---- the float tile ---- */
@@ -66,7 +73,8 @@ NEON_FN void neon_prefetch(const uint8_t *p) { __builtin_prefetch((const void *)
 /* Columns of 16 lanes, as panels of weights and the key cache hold them. */
 typedef enum neon_form { NEON_F32, NEON_F16, NEON_BF16 } neon_form;
 
-enum { NEON_TILE_MAX = 24 };       /* accumulators that 32 registers leave room for, beside weights and broadcasts */
+/* Accumulators that 32 registers leave room for, beside weights and broadcasts. */
+enum { NEON_TILE_MAX = 24 };
 
 /* Two k of 8 lanes, half h of the panel: w[k][4 lanes]. */
 NEON_FN void neon_pair(float32x4_t w[2][2], const uint8_t *p, int h, neon_form form) {
@@ -92,10 +100,10 @@ NEON_FN void neon_pair(float32x4_t w[2][2], const uint8_t *p, int h, neon_form f
     }
 }
 
-/* sum[(p * n + t) * 4 + i] = sum over k < n_k (even), ascending, of panel p's lanes 4i .. 4i+3 times x[t][k * step]. One chain of
- * fused multiply-adds for each lane, whatever np and n are. */
-NEON_FN void neon_tile(float32x4_t *sum, const uint8_t *panels, size_t panel_bytes, uint32_t n_k, const float *const *x, size_t step,
-                       int np, int n, neon_form form) {
+/* sum[(p * n + t) * 4 + i] = sum over k < n_k (even), ascending, of panel p's lanes 4i .. 4i+3 times
+ * x[t][k * step]. One chain of fused multiply-adds for each lane, whatever np and n are. */
+NEON_FN void neon_tile(float32x4_t *sum, const uint8_t *panels, size_t panel_bytes, uint32_t n_k,
+                       const float *const *x, size_t step, int np, int n, neon_form form) {
     const size_t pair_bytes = form == NEON_F32 ? 128 : 64;
     float32x4_t acc[NEON_TILE_MAX];
     AK42_UNROLL for (int i = 0; i < np * n * 4; i++) acc[i] = vdupq_n_f32(0.0f);

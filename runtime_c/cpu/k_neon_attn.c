@@ -1,5 +1,6 @@
-/* k_neon_attn.c: the KV cache and attention for aarch64 with NEON. A block of up to 6 query rows walks a chunk of positions twice:
- * scores of 16 positions at a time from the key panels, then weighted values. Between the two stands the softmax, row by row. */
+/* k_neon_attn.c: the KV cache and attention for aarch64 with NEON. A block of up to 6 query rows walks a
+ * chunk of positions twice: scores of 16 positions at a time from the key panels, then weighted values.
+ * Between the two stands the softmax, row by row. */
 #include "kernels.h"
 
 #if defined(__aarch64__)
@@ -14,8 +15,10 @@ enum { ROWS = 6 };
 
 /* ---- writing ---- */
 
-static void store_f32(const kv_head *kv, uint32_t position, const float *k, const float *v, uint32_t head_dim) {
-    float *lane = (float *)(void *)kv->k + (size_t)(position / KV_BLOCK) * KV_BLOCK * head_dim + position % KV_BLOCK;
+static void store_f32(const kv_head *kv, uint32_t position, const float *k, const float *v,
+                      uint32_t head_dim) {
+    float *lane = (float *)(void *)kv->k + (size_t)(position / KV_BLOCK) * KV_BLOCK * head_dim +
+                  position % KV_BLOCK;
     for (size_t d = 0; d < head_dim; d++) lane[d * KV_BLOCK] = k[d];
     memcpy(kv->v + (size_t)position * head_dim * 4, v, head_dim * sizeof(float));
 }
@@ -24,7 +27,8 @@ static void store_f32(const kv_head *kv, uint32_t position, const float *k, cons
 NEON_FN uint16x4_t to_bf16(float32x4_t v) {
     const uint32x4_t bits = vreinterpretq_u32_f32(v), high = vshrq_n_u32(bits, 16);
     const uint32x4_t up = vaddq_u32(vandq_u32(high, vdupq_n_u32(1)), vdupq_n_u32(0x7fff));
-    const uint32x4_t rounded = vshrq_n_u32(vaddq_u32(bits, up), 16), quiet = vorrq_u32(high, vdupq_n_u32(0x40));
+    const uint32x4_t rounded = vshrq_n_u32(vaddq_u32(bits, up), 16);
+    const uint32x4_t quiet = vorrq_u32(high, vdupq_n_u32(0x40));
     return vmovn_u32(vbslq_u32(vceqq_f32(v, v), rounded, quiet));
 }
 
@@ -39,7 +43,8 @@ NEON_FN void to_halves(uint16_t out[4], const float *x, uint32_t n, cache_form f
     vst1_u16(out, form == CACHE_F16 ? vreinterpret_u16_f16(vcvt_f16_f32(v)) : to_bf16(v));
 }
 
-NEON_FN void store_half(const kv_head *kv, uint32_t position, const float *k, const float *v, uint32_t head_dim, cache_form form) {
+NEON_FN void store_half(const kv_head *kv, uint32_t position, const float *k, const float *v,
+                        uint32_t head_dim, cache_form form) {
     uint8_t *lane = kv->k + (size_t)(position / KV_BLOCK) * KV_BLOCK * head_dim * 2 + position % KV_BLOCK * 4;
     uint8_t *row = kv->v + (size_t)position * head_dim * 2;
     for (uint32_t d = 0; d < head_dim; d += 4) {
@@ -52,22 +57,26 @@ NEON_FN void store_half(const kv_head *kv, uint32_t position, const float *k, co
     }
 }
 
-static void store_f16(const kv_head *kv, uint32_t position, const float *k, const float *v, uint32_t head_dim) {
+static void store_f16(const kv_head *kv, uint32_t position, const float *k, const float *v,
+                      uint32_t head_dim) {
     store_half(kv, position, k, v, head_dim, CACHE_F16);
 }
-static void store_bf16(const kv_head *kv, uint32_t position, const float *k, const float *v, uint32_t head_dim) {
+static void store_bf16(const kv_head *kv, uint32_t position, const float *k, const float *v,
+                       uint32_t head_dim) {
     store_half(kv, position, k, v, head_dim, CACHE_BF16);
 }
 
 /* ---- scores ---- */
 
 /* As neon_tile, for keys of u8 = q + 128 in words of 4; n_k is even. */
-NEON_FN void int8_tile(float32x4_t *sum, const uint8_t *panels, size_t panel_bytes, uint32_t n_k, const float *const *x, int np, int n) {
+NEON_FN void int8_tile(float32x4_t *sum, const uint8_t *panels, size_t panel_bytes, uint32_t n_k,
+                       const float *const *x, int np, int n) {
     float32x4_t acc[NEON_TILE_MAX];
     AK42_UNROLL for (int i = 0; i < np * n * 4; i++) acc[i] = vdupq_n_f32(0.0f);
     for (uint32_t k = 0; k < n_k; k += 4, panels += 64) {
         AK42_UNROLL for (int i = 0; i < np * 4; i++) {
-            const uint8x16_t codes = veorq_u8(vld1q_u8(panels + (size_t)(i / 4) * panel_bytes + i % 4 * 16), vdupq_n_u8(0x80));
+            const uint8_t *p = panels + (size_t)(i / 4) * panel_bytes + i % 4 * 16;
+            const uint8x16_t codes = veorq_u8(vld1q_u8(p), vdupq_n_u8(0x80));
             int32x4_t words = vreinterpretq_s32_u8(codes), each[4];
             each[0] = vshrq_n_s32(vshlq_n_s32(words, 24), 24);
             each[1] = vshrq_n_s32(vshlq_n_s32(words, 16), 24);
@@ -92,6 +101,7 @@ typedef struct rows {
     const float *q[ROWS];
     float *o[ROWS];
     uint32_t begin[ROWS], end[ROWS];                   /* begin < end */
+    float k_scale[ATTN_CHUNK], v_scale[ATTN_CHUNK];    /* INT8: the cache's, where any row sees it, else 0 */
 } rows;
 
 static float32x4_t cap(float32x4_t s, float softcap) {
@@ -102,12 +112,14 @@ static float32x4_t cap(float32x4_t s, float softcap) {
 }
 
 /* 4 scores of positions from `at` on: scaled, capped, those that the row does not see at -infinity. */
-NEON_FN float32x4_t finish_scores(float32x4_t s, const attn_args *args, const rows *r, int t, uint32_t at, cache_form form) {
+NEON_FN float32x4_t finish_scores(float32x4_t s, const attn_args *args, const rows *r, int t, uint32_t at,
+                                  cache_form form) {
     static const uint32_t LANES[4] = { 0, 1, 2, 3 };
-    if (form == CACHE_INT8) s = vmulq_f32(s, vld1q_f32(args->kv->k_scale + args->chunk + at));
+    if (form == CACHE_INT8) s = vmulq_f32(s, vld1q_f32(r->k_scale + at));
     if (args->softcap > 0.0f) s = cap(s, args->softcap);
     const uint32x4_t position = vaddq_u32(vdupq_n_u32(at), vld1q_u32(LANES));
-    const uint32x4_t seen = vandq_u32(vcgeq_u32(position, vdupq_n_u32(r->begin[t])), vcltq_u32(position, vdupq_n_u32(r->end[t])));
+    const uint32x4_t seen = vandq_u32(vcgeq_u32(position, vdupq_n_u32(r->begin[t])),
+                                      vcltq_u32(position, vdupq_n_u32(r->end[t])));
     return vbslq_f32(seen, s, vdupq_n_f32(-INFINITY));
 }
 
@@ -131,10 +143,12 @@ NEON_FN void score_blocks(const attn_args *args, rows *r, uint32_t b, int np, in
     }
 }
 
-/* Scores to weights e^(score - m), over blocks [first, last); times v_scale, where there is one (one of each position). */
+/* Scores to weights e^(score - m), over blocks [first, last); times v_scale, where there is one (one of
+ * each position). */
 static void softmax(float *m, float *l, float *score, uint32_t first, uint32_t last, const float *v_scale) {
     float32x4_t max = vdupq_n_f32(-INFINITY), sum = vdupq_n_f32(0.0f);
-    for (uint32_t at = first * KV_BLOCK; at < last * KV_BLOCK; at += 4) max = vmaxq_f32(max, vld1q_f32(score + at));
+    for (uint32_t at = first * KV_BLOCK; at < last * KV_BLOCK; at += 4)
+        max = vmaxq_f32(max, vld1q_f32(score + at));
     *m = vmaxvq_f32(max);
     for (uint32_t at = first * KV_BLOCK; at < last * KV_BLOCK; at += 4) {
         const float32x4_t s = vld1q_f32(score + at);
@@ -172,8 +186,8 @@ NEON_FN float load_value(const uint8_t *v, cache_form form) {
 }
 
 /* o[t][d ..] += weight * v over positions [begin, end), for n rows from row t on and 4 * nd dimensions. */
-NEON_FN void value_tile(const attn_args *args, rows *r, int t, uint32_t d, uint32_t begin, uint32_t end, int nd, int n,
-                        cache_form form) {
+NEON_FN void value_tile(const attn_args *args, rows *r, int t, uint32_t d, uint32_t begin, uint32_t end,
+                        int nd, int n, cache_form form) {
     const size_t bytes = VALUE_BYTES[form], stride = args->head_dim * bytes;
     const uint8_t *v = args->kv->v + ((size_t)args->chunk + begin) * stride + d * bytes;
     float32x4_t acc[NEON_TILE_MAX];
@@ -183,25 +197,28 @@ NEON_FN void value_tile(const attn_args *args, rows *r, int t, uint32_t d, uint3
         AK42_UNROLL for (int j = 0; j < nd; j++) value[j] = load_values(v + (size_t)j * 4 * bytes, form);
         AK42_UNROLL for (int i = 0; i < n; i++) {
             const float weight = r->score[t + i][p];
-            AK42_UNROLL for (int j = 0; j < nd; j++) acc[i * nd + j] = vfmaq_n_f32(acc[i * nd + j], value[j], weight);
+            AK42_UNROLL for (int j = 0; j < nd; j++)
+                acc[i * nd + j] = vfmaq_n_f32(acc[i * nd + j], value[j], weight);
         }
     }
     AK42_UNROLL for (int i = 0; i < nd * n; i++) vst1q_f32(r->o[t + i / nd] + d + i % nd * 4, acc[i]);
 }
 
 /* All dimensions; nd groups of 4 at a time while they last. */
-NEON_FN void value_rows(const attn_args *args, rows *r, int t, uint32_t begin, uint32_t end, int nd, int n, cache_form form) {
+NEON_FN void value_rows(const attn_args *args, rows *r, int t, uint32_t begin, uint32_t end, int nd, int n,
+                        cache_form form) {
     if (begin >= end) return;
-    const size_t bytes = VALUE_BYTES[form];
+    const size_t bytes = VALUE_BYTES[form], stride = args->head_dim * bytes;
+    const uint8_t *v = args->kv->v + args->chunk * stride;
     uint32_t d = 0;
-    for (; d + 4 * (uint32_t)nd <= args->head_dim; d += 4 * (uint32_t)nd) value_tile(args, r, t, d, begin, end, nd, n, form);
+    for (; d + 4 * (uint32_t)nd <= args->head_dim; d += 4 * (uint32_t)nd)
+        value_tile(args, r, t, d, begin, end, nd, n, form);
     for (; d + 4 <= args->head_dim; d += 4) value_tile(args, r, t, d, begin, end, 1, n, form);
     for (; d < args->head_dim; d++)
         for (int i = 0; i < n; i++)
             for (uint32_t p = begin; p < end; p++)
                 r->o[t + i][d] = fmaf(r->score[t + i][p],
-                                      load_value(args->kv->v + (((size_t)args->chunk + p) * args->head_dim + d) * bytes, form),
-                                      r->o[t + i][d]);
+                                      load_value(v + (size_t)p * stride + d * bytes, form), r->o[t + i][d]);
 }
 
 /* One row by itself. */
@@ -214,8 +231,8 @@ static void value_row(const attn_args *args, rows *r, int t, uint32_t begin, uin
     }
 }
 
-/* The positions that all rows see are walked together, what single rows see before and after by themselves, in order: no row
- * meets a value that it does not see. */
+/* The positions that all rows see are walked together, what single rows see before and after by
+ * themselves, in order: no row meets a value that it does not see. */
 NEON_FN void values(const attn_args *args, rows *r, int nd, int n, cache_form form) {
     uint32_t begin = r->begin[0], end = r->end[0];
     for (int t = 1; t < n; t++) {
@@ -233,7 +250,18 @@ NEON_FN void values(const attn_args *args, rows *r, int nd, int n, cache_form fo
 
 /* ---- a chunk ---- */
 
-/* n rows, whose numbers are index[0 .. n-1]; np blocks of scores and nd groups of values go with n accumulator rows. */
+/* The scales of the blocks [first, last); the cache need not go on past the last position that is seen. */
+static void copy_scales(const attn_args *args, rows *r, int n, uint32_t first, uint32_t last) {
+    uint32_t begin = first * KV_BLOCK, end = begin;
+    for (int t = 0; t < n; t++) end = r->end[t] > end ? r->end[t] : end;
+    memcpy(r->k_scale + begin, args->kv->k_scale + args->chunk + begin, (end - begin) * sizeof(float));
+    memcpy(r->v_scale + begin, args->kv->v_scale + args->chunk + begin, (end - begin) * sizeof(float));
+    memset(r->k_scale + end, 0, (last * KV_BLOCK - end) * sizeof(float));
+    memset(r->v_scale + end, 0, (last * KV_BLOCK - end) * sizeof(float));
+}
+
+/* n rows, whose numbers are index[0 .. n-1]; np blocks of scores and nd groups of values go with n
+ * accumulator rows. */
 NEON_FN void attend(const attn_args *args, const uint32_t *index, int np, int nd, int n, cache_form form) {
     rows r;
     uint32_t first = ATTN_CHUNK / KV_BLOCK, last = 0;
@@ -247,12 +275,13 @@ NEON_FN void attend(const attn_args *args, const uint32_t *index, int np, int nd
         first = begin < first ? begin : first;
         last = end > last ? end : last;
     }
+    if (form == CACHE_INT8) copy_scales(args, &r, n, first, last);
     uint32_t b = first;
     for (; b + (uint32_t)np <= last; b += (uint32_t)np) score_blocks(args, &r, b, np, n, form);
     for (; b < last; b++) score_blocks(args, &r, b, 1, n, form);
     for (int t = 0; t < n; t++)
         softmax(&args->m[index[t]], &args->l[index[t]], r.score[t], first, last,
-                form == CACHE_INT8 ? args->kv->v_scale + args->chunk : NULL);
+                form == CACHE_INT8 ? r.v_scale : NULL);
     values(args, &r, nd, n, form);
 }
 
@@ -260,7 +289,8 @@ NEON_FN void attn(const attn_args *args, cache_form form) {
     uint32_t index[ATTN_ROWS_MAX], n = 0;
     for (uint32_t row = 0; row < args->n_rows; row++) {
         const uint32_t begin = args->begin[row] > args->chunk ? args->begin[row] : args->chunk;
-        const uint32_t end = args->end[row] < args->chunk + ATTN_CHUNK ? args->end[row] : args->chunk + ATTN_CHUNK;
+        const uint32_t limit = args->chunk + ATTN_CHUNK;
+        const uint32_t end = args->end[row] < limit ? args->end[row] : limit;
         memset(args->o + (size_t)row * args->head_dim, 0, args->head_dim * sizeof(float));
         args->m[row] = -INFINITY;
         args->l[row] = 0.0f;
@@ -283,7 +313,8 @@ static void attn_f16(const attn_args *args) { attn(args, CACHE_F16); }
 static void attn_bf16(const attn_args *args) { attn(args, CACHE_BF16); }
 static void attn_int8(const attn_args *args) { attn(args, CACHE_INT8); }
 
-static void attn_merge(float *m, float *l, float *o, float m_chunk, float l_chunk, const float *o_chunk, uint32_t head_dim) {
+static void attn_merge(float *m, float *l, float *o, float m_chunk, float l_chunk, const float *o_chunk,
+                       uint32_t head_dim) {
     if (m_chunk == -INFINITY) return;
     const float m_new = *m > m_chunk ? *m : m_chunk, old = expf(*m - m_new), add = expf(m_chunk - m_new);
     *m = m_new;

@@ -1,4 +1,5 @@
-/* k_neon_dot.c: matrix products on quantised weights for aarch64 with the dot product instructions (sdot). All else is NEON's. */
+/* k_neon_dot.c: matrix products on quantised weights for aarch64 with the dot product instructions (sdot).
+ * All else is NEON's. */
 #include "kernels.h"
 
 #if defined(__aarch64__)

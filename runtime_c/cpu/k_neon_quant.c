@@ -10,7 +10,8 @@
 
 /* ---- int8 with groups below 32: every group has its own integer dot ---- */
 
-static void small_block(float32x4_t (*sum)[4], const uint8_t *super, const uint8_t *act, uint32_t n, uint32_t group, uint32_t block) {
+static void small_block(float32x4_t (*sum)[4], const uint8_t *super, const uint8_t *act, uint32_t n,
+                        uint32_t group, uint32_t block) {
     const uint8_t *quants = super + SUPER_K / group * 64, *d = act + n * ACT_BLOCK;
     const uint32_t words = group / 4;
     for (int i = 0; i < 4; i++)
@@ -42,7 +43,8 @@ static void gemm_int8_small(const gemm_args *args) {
         for (uint32_t i = 0; i < args->n_super; i++, super += super_bytes)
             for (uint32_t block = 0; block < 2; block++, act += n * ACT_Q8_BLOCK_BYTES)
                 small_block(sum, super, act, n, group, block);
-        for (uint32_t t = 0; t < n; t++) neon_put(args->out + t * args->ldo + p * PANEL_ROWS, sum[t], args->accumulate);
+        for (uint32_t t = 0; t < n; t++)
+            neon_put(args->out + t * args->ldo + p * PANEL_ROWS, sum[t], args->accumulate);
     }
 }
 

@@ -1,11 +1,11 @@
-/* k_neon_quant.h: matrix products on quantised weights and ACT_Q8 tiles for NEON, a body that two files include, each with its own
- * instructions: before the #include they define
+/* k_neon_quant.h: matrix products on quantised weights and ACT_Q8 tiles for NEON, a body that two files
+ * include, each with its own instructions: before the #include they define
  *     QUANT_FN, QUANT_GEMM          what stands before functions: inlined ones, entries of the table
  *     QUANT_DOT                     1: sdot on 4 products; 0: 8-bit multiplies into 16 bits
  * It defines gemm_* for the four quantised types. No dispatch, no state.
  *
- * Codes are made signed, so that dots need no correction. Without sdot, two products of 8-bit weights fit 16 bits
- * (2 * 128 * 127 < 2^15), and a whole block's of 4-bit ones (8 * 15 * 127 < 2^15). */
+ * Codes are made signed, so that dots need no correction. Without sdot, two products of 8-bit weights fit
+ * 16 bits (2 * 128 * 127 < 2^15), and a whole block's of 4-bit ones (8 * 15 * 127 < 2^15). */
 #include "k_neon.h"
 
 typedef enum quant_form { QUANT_8_0, QUANT_INT8, QUANT_4_0, QUANT_4_1 } quant_form;
@@ -52,12 +52,14 @@ QUANT_FN int32x4_t quant_fold(int32x4_t low, int32x4_t high) { return vpaddq_s32
         }                                                                                          \
     } while (0)
 
-QUANT_FN void quant_dots(int32x4_t dot[QUANT_NR][4], const uint8_t *quants, const uint8_t *act, int n, quant_form form, int block) {
+QUANT_FN void quant_dots(int32x4_t dot[QUANT_NR][4], const uint8_t *quants, const uint8_t *act, int n,
+                         quant_form form, int block) {
     AK42_UNROLL for (int t = 0; t < n; t++)
         AK42_UNROLL for (int i = 0; i < 4; i++) dot[t][i] = vdupq_n_s32(0);
     AK42_UNROLL for (int half = 0; half < 2; half++) {
         int8x16_t a[QUANT_NR];
-        AK42_UNROLL for (int t = 0; t < n; t++) a[t] = vreinterpretq_s8_u8(vld1q_u8(act + t * ACT_BLOCK + half * 16));
+        AK42_UNROLL for (int t = 0; t < n; t++)
+            a[t] = vreinterpretq_s8_u8(vld1q_u8(act + t * ACT_BLOCK + half * 16));
         QUANT_GROUP(half, 0);
         QUANT_GROUP(half, 1);
         QUANT_GROUP(half, 2);
@@ -67,7 +69,8 @@ QUANT_FN void quant_dots(int32x4_t dot[QUANT_NR][4], const uint8_t *quants, cons
 
 #else
 
-QUANT_FN void quant_dots(int32x4_t dot[QUANT_NR][4], const uint8_t *quants, const uint8_t *act, int n, quant_form form, int block) {
+QUANT_FN void quant_dots(int32x4_t dot[QUANT_NR][4], const uint8_t *quants, const uint8_t *act, int n,
+                         quant_form form, int block) {
     AK42_UNROLL for (int i = 0; i < 4; i++) {
         int32x4_t low[QUANT_NR], high[QUANT_NR];
         int16x8_t low16[QUANT_NR], high16[QUANT_NR];
@@ -96,18 +99,20 @@ QUANT_FN void quant_dots(int32x4_t dot[QUANT_NR][4], const uint8_t *quants, cons
 #endif
 
 /* sum[t][i] += d[t] * (scale * dot + min * sum of a) for one block of 32 k. */
-QUANT_FN void quant_block(float32x4_t (*sum)[4], const uint8_t *super, const uint8_t *act, int n, quant_form form, uint32_t group,
-                          int block) {
+QUANT_FN void quant_block(float32x4_t (*sum)[4], const uint8_t *super, const uint8_t *act, int n,
+                          quant_form form, uint32_t group, int block) {
     const uint8_t *d = act + n * ACT_BLOCK, *s = d + n * 4;
     int32x4_t dot[QUANT_NR][4];
     quant_dots(dot, super + quant_head_bytes(form, group), act, n, form, block);
     AK42_UNROLL for (int i = 0; i < 4; i++) {
-        const float32x4_t scale = form == QUANT_INT8 ? neon_load(super + block * 32 / (int)group * 64 + i * 16)
-                                                     : neon_load_f16(super + block * 32 + i * 8);
+        const float32x4_t scale = form == QUANT_INT8
+            ? neon_load(super + block * 32 / (int)group * 64 + i * 16)
+            : neon_load_f16(super + block * 32 + i * 8);
         AK42_UNROLL for (int t = 0; t < n; t++) {
             float32x4_t part = vmulq_f32(vcvtq_f32_s32(dot[t][i]), scale);
             if (form == QUANT_4_1)
-                part = vfmaq_n_f32(part, neon_load_f16(super + 64 + block * 32 + i * 8), (float)load_i32(s + t * 4));
+                part = vfmaq_n_f32(part, neon_load_f16(super + 64 + block * 32 + i * 8),
+                                   (float)load_i32(s + t * 4));
             sum[t][i] = vfmaq_n_f32(sum[t][i], part, neon_float(d + t * 4));
         }
     }

@@ -1,13 +1,15 @@
-/* threads.c: a pool of workers that run one function together. It knows nothing of models and chooses no number (cpus.c does).
- * cpu_ops.c runs on it; check_threads.c tests it.
+/* threads.c: a pool of workers that run one function together. It knows nothing of models and chooses no
+ * number (cpus.c does). The CPU ops run on it; check_threads.c tests it.
  *
- * Everything waits at gates: a word that only grows. A waiter spins for some tens of microseconds, then sleeps in the kernel; a
- * pool with more threads than processors never spins. Three gates carry a run: `start` sends the workers off, `meet` is the
- * barrier inside, `done` tells the caller that all workers have left the function.
+ * Everything waits at gates: a word that only grows. A waiter spins for some tens of microseconds, then
+ * sleeps in the kernel; a pool with more threads than processors never spins. Three gates carry a run:
+ * `start` sends the workers off, `meet` is the barrier inside, `done` tells the caller that all workers
+ * have left the function.
  *
- * The counter of team_next is zeroed by the last thread to arrive at a barrier, before it opens the gate. At that moment every
- * thread is inside the barrier, so none draws from the counter, and the gate's release makes the zero visible to whoever leaves.
- * Between runs the same holds: the caller zeroes it after all workers are done and before `start`. So one counter is enough. */
+ * The counter of team_next is zeroed by the last thread to arrive at a barrier, before it opens the gate.
+ * At that moment every thread is inside the barrier, so none draws from the counter, and the gate's
+ * release makes the zero visible to whoever leaves. Between runs the same holds: the caller zeroes it
+ * after all workers are done and before `start`. So one counter is enough. */
 #include "threads.h"
 
 #include <fenv.h>
@@ -50,7 +52,7 @@ static void cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    __asm__ volatile("isb" ::: "memory");      /* yield is a no-op on most cores; isb waits about as long as pause */
+    __asm__ volatile("isb" ::: "memory");      /* yield does nothing on most cores; isb waits as pause does */
 #endif
 }
 
@@ -62,14 +64,17 @@ static void gate_init(gate *g) {
 }
 static void gate_destroy(gate *g) { (void)g; }
 
-/* The kernel compares and sleeps in one step, so an opening between our look and the sleep is not lost. Returns also for no
- * reason; the caller looks again. */
+/* The kernel compares and sleeps in one step, so an opening between our look and the sleep is not lost.
+ * Returns also for no reason; the caller looks again. */
 static void gate_sleep(gate *g, uint32_t old) {
     atomic_fetch_add(&g->sleepers, 1);
-    while (atomic_load(&g->value) == old) syscall(SYS_futex, (void *)&g->value, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+    while (atomic_load(&g->value) == old)
+        syscall(SYS_futex, (void *)&g->value, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
     atomic_fetch_sub(&g->sleepers, 1);
 }
-static void gate_wake(gate *g) { syscall(SYS_futex, (void *)&g->value, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0); }
+static void gate_wake(gate *g) {
+    syscall(SYS_futex, (void *)&g->value, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
+}
 
 #else
 
@@ -104,8 +109,9 @@ static int64_t clock_ns(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Opens the gate for everybody who waits for the value before. A sleeper first counts itself, then looks at the value; we first
- * set the value, then look at the count; all four are sequentially consistent, so one of us sees the other. */
+/* Opens the gate for everybody who waits for the value before. A sleeper first counts itself, then looks
+ * at the value; we first set the value, then look at the count; all four are sequentially consistent, so
+ * one of us sees the other. */
 static void gate_open(gate *g, uint32_t value) {
     atomic_store(&g->value, value);
     if (atomic_load(&g->sleepers)) gate_wake(g);
@@ -138,15 +144,15 @@ typedef struct worker {
 struct pool {
     gate start, meet, done;
     _Alignas(CACHE_LINE) _Atomic uint32_t arrived;         /* at the barrier */
+    _Atomic uint32_t next;                                 /* team_next; who arrives last writes both */
     _Alignas(CACHE_LINE) _Atomic uint32_t finished;        /* workers that have left the run's function */
-    _Atomic uint32_t next;                                 /* team_next; zeroed by who has just written arrived */
     _Alignas(CACHE_LINE) team_fn *fn;                      /* of the run; NULL: workers end */
     void *argument;
     uint32_t meet_value;                                   /* of the meet gate as the run starts */
     uint32_t n_wanted;
     _Atomic uint32_t n_threads;
     bool spin;
-    _Atomic int64_t owner;                                 /* process whose threads these are; negative while it makes them */
+    _Atomic int64_t owner;         /* process whose threads these are; negative while it makes them */
     pthread_mutex_t run_lock;
     worker *workers;                                       /* (n_wanted); [0] is not used */
 };
@@ -154,18 +160,20 @@ struct pool {
 static void *worker_main(void *argument) {
     worker *w = argument;
     pool *p = w->pool;
-    fesetenv(FE_DFL_ENV);                      /* the creator's rounding and flush modes must not reach results */
+    fesetenv(FE_DFL_ENV);          /* the creator's rounding and flush modes must not reach results */
     for (uint32_t seen = 0;; seen++) {
         gate_wait(&p->start, seen, p->spin);
         if (!p->fn) return NULL;
         uint32_t n = atomic_load_explicit(&p->n_threads, memory_order_relaxed);
-        team t = { p, w->thread, n, p->meet_value, 0 };
+        team t = { p, w->thread, n, p->meet_value };
         p->fn(p->argument, &t);
-        if (atomic_fetch_add_explicit(&p->finished, 1, memory_order_acq_rel) == n - 2) gate_open(&p->done, seen + 1);
+        if (atomic_fetch_add_explicit(&p->finished, 1, memory_order_acq_rel) == n - 2)
+            gate_open(&p->done, seen + 1);
     }
 }
 
-/* Sets the whole state and starts the workers; as many as the system gives. Called by pool_new, and again in a child process. */
+/* Sets the whole state and starts the workers; as many as the system gives. Called by pool_new, and again
+ * in a child process. */
 static void pool_start(pool *p) {
     gate_init(&p->start);
     gate_init(&p->meet);
@@ -176,7 +184,8 @@ static void pool_start(pool *p) {
     atomic_store(&p->next, 0);
     p->spin = p->n_wanted <= cpus_allowed();
 
-    /* Signals are the application's business: its handlers shall not run on our threads. Faults still stop who made them. */
+    /* Signals are the application's business: its handlers shall not run on our threads. Faults still stop
+     * who made them. */
     sigset_t blocked, before;
     sigfillset(&blocked);
     sigdelset(&blocked, SIGSEGV);
@@ -200,7 +209,8 @@ static void pool_start(pool *p) {
 
 ak42_status pool_new(pool **pool_out, uint32_t n_threads, ak42_error *err) {
     if (n_threads < 1 || n_threads > THREADS_MAX)
-        return error_set(err, AK42_STATUS_ARG, "n_threads: expected 1 to %d, found %u", THREADS_MAX, n_threads);
+        return error_set(err, AK42_STATUS_ARG, "n_threads: expected 1 to %d, found %u", THREADS_MAX,
+                         n_threads);
     void *memory = NULL;
     worker *workers = calloc(n_threads, sizeof *workers);
     if (!workers || posix_memalign(&memory, _Alignof(pool), sizeof(pool))) {
@@ -217,10 +227,13 @@ ak42_status pool_new(pool **pool_out, uint32_t n_threads, ak42_error *err) {
     return AK42_STATUS_OK;
 }
 
-uint32_t pool_threads(const pool *pool) { return atomic_load_explicit(&pool->n_threads, memory_order_relaxed); }
+uint32_t pool_threads(const pool *pool) {
+    return atomic_load_explicit(&pool->n_threads, memory_order_relaxed);
+}
 
-/* In a process that inherited the pool through fork, where its threads do not exist: the first caller makes them anew, others
- * wait for it. The handles, the locks' state and a run that was under way belong to the parent and are forgotten. */
+/* In a process that inherited the pool through fork, where its threads do not exist: the first caller
+ * makes them anew, others wait for it. The handles, the locks' state and a run that was under way belong
+ * to the parent and are forgotten. */
 static void pool_adopt(pool *p) {
     int64_t self = (int64_t)getpid(), owner = atomic_load(&p->owner);
     if (owner == self) return;
@@ -244,7 +257,7 @@ void pool_run(pool *pool, team_fn *fn, void *argument) {
     fesetenv(FE_DFL_ENV);
     uint32_t n = atomic_load_explicit(&pool->n_threads, memory_order_relaxed);
     uint32_t meet_value = atomic_load_explicit(&pool->meet.value, memory_order_relaxed);
-    team t = { pool, 0, n, meet_value, 0 };
+    team t = { pool, 0, n, meet_value };
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
     if (n == 1) {
         fn(argument, &t);
@@ -280,7 +293,6 @@ void pool_free(pool *pool) {
 
 void team_barrier(team *team) {
     pool *p = team->pool;
-    team->section++;
     if (team->n_threads == 1) {
         atomic_store_explicit(&p->next, 0, memory_order_relaxed);
         return;

@@ -13,7 +13,6 @@ typedef struct team {
     uint32_t thread;               /* 0 .. n_threads-1; 0 is the caller */
     uint32_t n_threads;
     uint32_t sense;                /* private to the barrier */
-    uint32_t section;              /* private to team_next */
 } team;
 
 typedef void team_fn(void *argument, team *team);

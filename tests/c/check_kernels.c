@@ -496,7 +496,7 @@ static void check_attn(const kernel_table *table, const kernel_table *generic, a
 
 static void check_attention(const kernel_table *table, const kernel_table *generic) {
     static const uint32_t head_dims[] = {64, 128, 2, 6, 16, 30, 32, 48, 80, 96, 100, 130, 256, 264};
-    for (ak42_kv_type type = AK42_KV_TYPE_F32; type < KV_TYPES; type++) {
+    for (ak42_kv_type type = AK42_KV_TYPE_F32; type <= AK42_KV_TYPE_INT8; type++) {
         for (uint32_t i = 0; i < ARRAY_LEN(head_dims); i++) {
             check_store(table, generic, type, head_dims[i]);
             for (uint32_t style = 0; style < 4; style++)
@@ -504,6 +504,151 @@ static void check_attention(const kernel_table *table, const kernel_table *gener
         }
         for (uint32_t n_rows = 1; n_rows <= ATTN_ROWS_MAX; n_rows++) check_attn(table, generic, type, 16, n_rows, n_rows % 4);
     }
+}
+
+/* ---- vectors ---- */
+
+static bool close_to(float x, double y, double relative, double absolute) {
+    return isnan(y) ? isnan(x) : fabs(x - y) <= relative * fabs(y) + absolute;
+}
+
+static void check_rmsnorm(const kernel_table *table, uint32_t n) {
+    guarded x = guarded_new(n * 4), weight = guarded_new(n * 4), out = guarded_new(n * 4);
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        put_float(x.data, i, n % 7 == 0 ? 0.0f : rng_value());
+        put_float(weight.data, i, rng_value());
+        sum += (double)float_at(x.data, i) * float_at(x.data, i);
+    }
+    table->rmsnorm((float *)(void *)out.data, (float *)(void *)x.data, (float *)(void *)weight.data, n, 1e-5f);
+    bool right = guarded_whole(&out);
+    for (uint32_t i = 0; i < n; i++) {
+        const double y = float_at(x.data, i) / sqrt(sum / n + (double)1e-5f) * float_at(weight.data, i);
+        right &= close_to(float_at(out.data, i), y, 1e-6, 1e-30);
+    }
+    check(right, table->isa, "rmsnorm (n)", n, 0, 0, 0);
+    guarded_free(&x);
+    guarded_free(&weight);
+    guarded_free(&out);
+}
+
+static void check_rope(const kernel_table *table, uint32_t n_heads, uint32_t head_dim, uint32_t rotary_dim, uint32_t layout) {
+    const uint32_t half = rotary_dim / 2;
+    guarded x = guarded_new(n_heads * head_dim * 4), c = guarded_new(half * 4), s = guarded_new(half * 4);
+    double *y = calloc(n_heads * head_dim, sizeof *y);
+    if (!y) exit(1);
+    for (uint32_t i = 0; i < n_heads * head_dim; i++) {
+        put_float(x.data, i, rng_value());
+        y[i] = float_at(x.data, i);
+    }
+    for (uint32_t i = 0; i < half; i++) {
+        const float angle = rng_float() * 3.2f;
+        put_float(c.data, i, cosf(angle));
+        put_float(s.data, i, sinf(angle));
+    }
+    for (uint32_t h = 0; h < n_heads; h++)
+        for (uint32_t i = 0; i < half; i++) {
+            double *a = y + h * head_dim + (layout == ROPE_LAYOUT_INTERLEAVED ? 2 * i : i);
+            double *b = a + (layout == ROPE_LAYOUT_INTERLEAVED ? 1 : half), real = *a * float_at(c.data, i) - *b * float_at(s.data, i);
+            *b = *a * float_at(s.data, i) + *b * float_at(c.data, i);
+            *a = real;
+        }
+    table->rope((float *)(void *)x.data, (float *)(void *)c.data, (float *)(void *)s.data, n_heads, head_dim, rotary_dim, layout);
+    bool right = guarded_whole(&x);
+    for (uint32_t i = 0; i < n_heads * head_dim; i++) right &= close_to(float_at(x.data, i), y[i], 1e-6, 1e-5);
+    check(right, table->isa, "rope (heads, head_dim, rotary_dim, layout)", n_heads, head_dim, rotary_dim, layout);
+    free(y);
+    guarded_free(&x);
+    guarded_free(&c);
+    guarded_free(&s);
+}
+
+/* silu_mul over all magnitudes; it shows the exponential: silu(x) = x e^x / (1 + e^x). In place too. */
+static void check_silu(const kernel_table *table, uint32_t n, bool in_place) {
+    guarded gate = guarded_new(n * 4), up = guarded_new(n * 4), out = guarded_new(n * 4), kept = guarded_new(n * 4);
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t kind = rng_below(8);
+        put_float(gate.data, i, kind == 0 ? 0.0f : kind == 1 ? rng_float() * 1e-20f : kind < 5 ? rng_float() * 100.0f : rng_float() * 8.0f);
+        put_float(up.data, i, rng_value());
+    }
+    memcpy(kept.data, gate.data, n * 4);
+    guarded *target = in_place ? &gate : &out;
+    table->silu_mul((float *)(void *)target->data, (float *)(void *)gate.data, (float *)(void *)up.data, n);
+    bool right = guarded_whole(target);
+    for (uint32_t i = 0; i < n; i++) {
+        const double g = float_at(kept.data, i);
+        right &= close_to(float_at(target->data, i), g / (1 + exp(-g)) * float_at(up.data, i), 6e-7, 1e-34);      /* e^89 overflows */
+    }
+    check(right, table->isa, "silu_mul (n, in place)", n, in_place, 0, 0);
+    guarded_free(&gate);
+    guarded_free(&up);
+    guarded_free(&out);
+    guarded_free(&kept);
+}
+
+static void check_scale(const kernel_table *table, uint32_t n) {
+    guarded x = guarded_new(n * 4), out = guarded_new(n * 4);
+    for (uint32_t i = 0; i < n; i++) put_float(x.data, i, rng_value());
+    table->scale((float *)(void *)out.data, (float *)(void *)x.data, 0.37f, n);
+    bool right = guarded_whole(&out);
+    for (uint32_t i = 0; i < n; i++) right &= float_at(out.data, i) == float_at(x.data, i) * 0.37f;
+    table->scale((float *)(void *)x.data, (float *)(void *)x.data, 0.37f, n);
+    check(right && memcmp(x.data, out.data, n * 4) == 0, table->isa, "scale (n)", n, 0, 0, 0);
+    guarded_free(&x);
+    guarded_free(&out);
+}
+
+static void check_merge(const kernel_table *table, uint32_t head_dim) {
+    guarded o = guarded_new(head_dim * 4), o_chunk = guarded_new(head_dim * 4);
+    float m = -INFINITY, l = 0.0f;
+    double m_true = -INFINITY, l_true = 0, o_true[264] = {0};
+    memset(o.data, 0, head_dim * 4);
+    bool right = true;
+    for (uint32_t step = 0; step < 12; step++) {
+        const bool nothing = step % 4 == 0;
+        const float m_chunk = nothing ? -INFINITY : rng_value() * 5.0f, l_chunk = nothing ? 0.0f : 1.0f + (float)rng_below(100);
+        for (uint32_t d = 0; d < head_dim; d++) put_float(o_chunk.data, d, nothing ? 0.0f : rng_value());
+        table->attn_merge(&m, &l, (float *)(void *)o.data, m_chunk, l_chunk, (float *)(void *)o_chunk.data, head_dim);
+        const double m_new = m_true > m_chunk ? m_true : m_chunk;
+        if (!nothing) {
+            l_true = l_true * exp(m_true - m_new) + l_chunk * exp(m_chunk - m_new);
+            for (uint32_t d = 0; d < head_dim; d++)
+                o_true[d] = o_true[d] * exp(m_true - m_new) + float_at(o_chunk.data, d) * exp(m_chunk - m_new);
+            m_true = m_new;
+        }
+        right &= (nothing && m_true == -INFINITY ? m == -INFINITY : m == (float)m_true) && close_to(l, l_true, 2e-6, 0);
+        for (uint32_t d = 0; d < head_dim; d++) right &= close_to(float_at(o.data, d), o_true[d], 2e-6, 1e-5);
+    }
+    check(right && guarded_whole(&o), table->isa, "attn_merge (head_dim)", head_dim, 0, 0, 0);
+    guarded_free(&o);
+    guarded_free(&o_chunk);
+}
+
+static void check_read_and_peaks(const kernel_table *table, const kernel_table *generic) {
+    guarded data = guarded_new(3 * 4096);
+    for (uint32_t i = 0; i < 3 * 4096; i++) data.data[i] = (uint8_t)rng();
+    check(table->read(data.data, 3 * 4096) == generic->read(data.data, 3 * 4096), table->isa, "read", 0, 0, 0, 0);
+    guarded_free(&data);
+    kernel_peak *const peaks[] = {table->peak_f32, table->peak_bf16, table->peak_int8};
+    for (uint32_t i = 0; i < ARRAY_LEN(peaks); i++) {
+        float sink = 0.5f;
+        if (peaks[i]) check(peaks[i](1000, &sink) > 1000 && isfinite(sink), table->isa, "peak", i, 0, 0, 0);
+    }
+}
+
+static void check_vectors(const kernel_table *table, const kernel_table *generic) {
+    for (uint32_t n = 1; n <= 150; n++) {
+        check_rmsnorm(table, n);
+        check_silu(table, n, n % 2);
+        check_scale(table, n);
+        check_merge(table, n);
+    }
+    check_rmsnorm(table, 576);
+    check_rmsnorm(table, 4096);
+    check_silu(table, 100000, false);
+    for (uint32_t rotary = 2; rotary <= 136; rotary += 2)
+        for (uint32_t layout = 0; layout < 2; layout++) check_rope(table, 1 + rng_below(5), rotary + rng_below(3) * 2, rotary, layout);
+    check_read_and_peaks(table, generic);
 }
 
 static int run_bench(int argc, char **argv) {
@@ -535,6 +680,7 @@ int main(int argc, char **argv) {
         check_pack(&table, &generic);
         check_matrices(&table);
         check_attention(&table, &generic);
+        check_vectors(&table, &generic);
     }
     printf("%d passed, %d failed\n", n_passed, n_failed);
     return n_failed != 0;

@@ -1,6 +1,6 @@
-/* check_panel.c: panel16 against docs/format.md: every byte of random matrices against the table written out element by
- * element, checksums written down once, round trips for odd rows and columns, rows against the decoders. `--bench` prints
- * the speed of packing. */
+/* check_panel.c: panel16 against docs/format.md: every byte of random matrices against the table written
+ * out element by element, checksums written down once, round trips for odd rows and columns, rows against
+ * the decoders. `--bench` prints the speed of packing. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -10,12 +10,14 @@
 
 static int n_passed, n_failed;
 
-static void check(bool ok, const char *type, uint32_t group, uint64_t rows, uint64_t columns, const char *what) {
+static void check(bool ok, const char *type, uint32_t group, uint64_t rows, uint64_t columns,
+                  const char *what) {
     if (ok) {
         n_passed++;
     } else {
         n_failed++;
-        printf("FAILED %s group %u, %llu x %llu: %s\n", type, group, (unsigned long long)rows, (unsigned long long)columns,
+        printf("FAILED %s group %u, %llu x %llu: %s\n", type, group, (unsigned long long)rows,
+               (unsigned long long)columns,
                what);
     }
 }
@@ -27,7 +29,8 @@ static uint8_t random_byte(void) {
 }
 
 /* Bytes for a matrix in file order; halves and floats are kept finite so that rows compare by value. */
-static void fill(const type_info *type, uint32_t group, uint8_t *data, uint64_t rows, uint64_t columns, uint64_t size) {
+static void fill(const type_info *type, uint32_t group, uint8_t *data, uint64_t rows, uint64_t columns,
+                 uint64_t size) {
     rng_state = 1;
     for (uint64_t i = 0; i < size; i++) data[i] = random_byte();
     if (type->id == TYPE_F32)
@@ -73,7 +76,8 @@ static uint64_t expected_super(const matrix *m, uint8_t *out, uint64_t row, uint
         for (uint64_t i = k; i < k + 64; i++)
             for (uint64_t r = row; r < row + 16; r++)
                 for (int b = 0; b < 4; b++)
-                    *p++ = r < m->rows && i < m->columns ? m->data[(r * m->columns + i) * 4 + (uint64_t)b] : 0;
+                    *p++ = r < m->rows && i < m->columns ? m->data[(r * m->columns + i) * 4 + (uint64_t)b]
+                        : 0;
         break;
     case TYPE_F16:
     case TYPE_BF16:
@@ -81,7 +85,8 @@ static uint64_t expected_super(const matrix *m, uint8_t *out, uint64_t row, uint
             for (uint64_t r = row; r < row + 16; r++)
                 for (uint64_t i = pair; i < pair + 2; i++)
                     for (int b = 0; b < 2; b++)
-                        *p++ = r < m->rows && i < m->columns ? m->data[(r * m->columns + i) * 2 + (uint64_t)b] : 0;
+                        *p++ = r < m->rows && i < m->columns
+                            ? m->data[(r * m->columns + i) * 2 + (uint64_t)b] : 0;
         break;
     case TYPE_Q8_0:
     case TYPE_INT8: {
@@ -92,7 +97,8 @@ static uint64_t expected_super(const matrix *m, uint8_t *out, uint64_t row, uint
                 for (int b = 0; b < bytes; b++) {
                     bool inside = r < m->rows && i < m->columns;
                     const uint8_t *scale = m->type->id == TYPE_INT8
-                        ? m->data + m->rows * m->columns + (r * m->columns + i) / group * 4 : block_of(m, r, i);
+                        ? m->data + m->rows * m->columns + (r * m->columns + i) / group * 4
+                            : block_of(m, r, i);
                     *p++ = inside ? scale[b] : 0;
                 }
         for (uint64_t i = k; i < k + 64; i += 4)
@@ -108,7 +114,8 @@ static uint64_t expected_super(const matrix *m, uint8_t *out, uint64_t row, uint
                         *p++ = r < m->rows && i < m->columns ? block_of(m, r, i)[2 * field + b] : 0;
         for (uint64_t i = k; i < k + 32; i += 4)
             for (uint64_t r = row; r < row + 16; r++)
-                for (uint64_t j = i; j < i + 4; j++) *p++ = (uint8_t)(nibble(m, r, j) | nibble(m, r, j + 32) << 4);
+                for (uint64_t j = i; j < i + 4; j++)
+                    *p++ = (uint8_t)(nibble(m, r, j) | nibble(m, r, j + 32) << 4);
     }
     return (uint64_t)(p - out);
 }
@@ -116,14 +123,17 @@ static uint64_t expected_super(const matrix *m, uint8_t *out, uint64_t row, uint
 /* ---- checks ---- */
 
 static void check_matrix(const type_info *type, uint32_t group, uint64_t rows, uint64_t columns) {
-    uint64_t bytes, panel_bytes = type_panel_bytes(type, group, columns), super_bytes = type_super_bytes(type, group);
+    uint64_t bytes, panel_bytes = type_panel_bytes(type, group, columns), super_bytes =
+        type_super_bytes(type, group);
     uint64_t packed_bytes, n_panels = div_up(rows, 16), n_super = div_up(columns, 64);
     bool sized = type_bytes(&bytes, type, group, LAYOUT_ROWS, rows, columns) &&
                  type_bytes(&packed_bytes, type, group, LAYOUT_PANEL16, rows, columns);
     check(sized && packed_bytes == n_panels * panel_bytes, type->name, group, rows, columns, "sizes");
     if (!sized) return;
-    uint8_t *memory = malloc(bytes + 1), *data = memory + 1;                   /* odd address: alignment is not promised */
-    uint8_t *packed = aligned_alloc(64, packed_bytes), *pieces = aligned_alloc(64, packed_bytes), *back = malloc(bytes + 1);
+    /* odd address: alignment is not promised */
+    uint8_t *memory = malloc(bytes + 1), *data = memory + 1;
+    uint8_t *packed = aligned_alloc(64, packed_bytes), *pieces = aligned_alloc(64, packed_bytes), *back =
+        malloc(bytes + 1);
     uint8_t super[4096];
     float *row_expected = malloc(columns * sizeof(float)), *row_found = malloc(columns * sizeof(float));
     fill(type, group, data, rows, columns, bytes);
@@ -143,15 +153,18 @@ static void check_matrix(const type_info *type, uint32_t group, uint64_t rows, u
 
     for (uint64_t panel = n_panels; panel-- > 0;)
         panel_pack(type, group, pieces + panel * panel_bytes, data, rows, columns, panel, panel + 1);
-    check(memcmp(packed, pieces, packed_bytes) == 0, type->name, group, rows, columns, "panels packed one by one");
+    check(memcmp(packed, pieces, packed_bytes) == 0, type->name, group, rows, columns,
+          "panels packed one by one");
 
     panel_unpack(type, group, back, packed, rows, columns);
-    check(memcmp(back, data, bytes) == 0 && back[bytes] == 0xa5, type->name, group, rows, columns, "round trip");
+    check(memcmp(back, data, bytes) == 0 && back[bytes] == 0xa5, type->name, group, rows, columns,
+          "round trip");
 
     same = true;
     for (uint64_t r = 0; r < rows; r++) {
         if (type->id == TYPE_INT8)
-            quant_decode_int8(row_expected, (const int8_t *)data + r * columns, data + rows * columns + r * columns / group * 4,
+            quant_decode_int8(row_expected, (const int8_t *)data + r * columns, data + rows * columns + r
+                              * columns / group * 4,
                               group, columns);
         else
             quant_decode(type, row_expected, data + r * (bytes / rows), columns);
@@ -172,8 +185,10 @@ static const struct golden {
     const char *type;
     uint32_t group, crc;
 } GOLDENS[] = {
-    { "f32", 0, 0xe98b93eau },  { "f16", 0, 0xcf66e315u },  { "bf16", 0, 0xcf66e315u },  { "q8_0", 0, 0x21ec6187u },
-    { "q4_0", 0, 0x870a1fd7u }, { "q4_1", 0, 0x1fe43c01u }, { "int8", 4, 0x35d14d7fu },  { "int8", 8, 0xa4d56885u },
+    { "f32", 0, 0xe98b93eau },  { "f16", 0, 0xcf66e315u },  { "bf16", 0, 0xcf66e315u },
+        { "q8_0", 0, 0x21ec6187u },
+    { "q4_0", 0, 0x870a1fd7u }, { "q4_1", 0, 0x1fe43c01u }, { "int8", 4, 0x35d14d7fu },
+        { "int8", 8, 0xa4d56885u },
     { "int8", 16, 0x9971a3bau }, { "int8", 32, 0xbdfc3a67u },
 };
 
@@ -200,8 +215,10 @@ static void check_goldens(void) {
 static void check_by_hand(void) {
     const uint8_t row[18] = { 0x00, 0x3c, 0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77,
                               0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff };
-    const uint8_t words[8][4] = { { 0x80, 0x81, 0x82, 0x83 }, { 0x84, 0x85, 0x86, 0x87 }, { 0x88, 0x89, 0x8a, 0x8b },
-                                  { 0x8c, 0x8d, 0x8e, 0x8f }, { 0x80, 0x81, 0x82, 0x83 }, { 0x84, 0x85, 0x86, 0x87 },
+    const uint8_t words[8][4] = { { 0x80, 0x81, 0x82, 0x83 }, { 0x84, 0x85, 0x86, 0x87 },
+                                  { 0x88, 0x89, 0x8a, 0x8b },
+                                  { 0x8c, 0x8d, 0x8e, 0x8f }, { 0x80, 0x81, 0x82, 0x83 },
+                                      { 0x84, 0x85, 0x86, 0x87 },
                                   { 0x88, 0x89, 0x8a, 0x8b }, { 0x8c, 0x8d, 0x8e, 0x8f } };
     uint8_t packed[576], expected[576] = { 0x00, 0x3c };
     memset(expected + 64, 0x88, 512);
@@ -217,8 +234,10 @@ static double now(void) {
 }
 
 static void bench(void) {
-    static const struct { const char *type; uint32_t group; } CASES[] = { { "f32", 0 },  { "f16", 0 },  { "q8_0", 0 },
-                                                                        { "int8", 64 }, { "q4_0", 0 }, { "q4_1", 0 } };
+    static const struct { const char *type; uint32_t group; } CASES[] =
+        { { "f32", 0 },  { "f16", 0 },  { "q8_0", 0 },
+                                                                        { "int8", 64 }, { "q4_0", 0 },
+                                                                            { "q4_1", 0 } };
     const uint64_t rows = 1024, columns = 2048;
     for (size_t i = 0; i < ARRAY_LEN(CASES); i++) {
         const type_info *type = type_by_name(CASES[i].type);
@@ -251,8 +270,10 @@ int main(int argc, char **argv) {
         return 0;
     }
     static const uint64_t ROWS[] = { 1, 2, 15, 16, 17, 33, 48 };
-    static const uint64_t FLOAT_COLUMNS[] = { 1, 2, 5, 63, 64, 65, 127, 130 }, BLOCK_COLUMNS[] = { 32, 64, 96, 160, 192 };
-    static const char *const FLOATS[] = { "f32", "f16", "bf16" }, *const BLOCKS[] = { "q8_0", "q4_0", "q4_1" };
+    static const uint64_t FLOAT_COLUMNS[] = { 1, 2, 5, 63, 64, 65, 127, 130 }, BLOCK_COLUMNS[] =
+        { 32, 64, 96, 160, 192 };
+    static const char *const FLOATS[] = { "f32", "f16", "bf16" }, *const BLOCKS[] =
+        { "q8_0", "q4_0", "q4_1" };
     for (size_t r = 0; r < ARRAY_LEN(ROWS); r++) {
         for (size_t t = 0; t < 3; t++) {
             for (size_t c = 0; c < ARRAY_LEN(FLOAT_COLUMNS); c++)

@@ -1,6 +1,7 @@
-/* check_threads.c: the pool's promises (every index once, memory seen across barriers, one run at a time, fork,
- * floating-point modes) on random runs, oversubscribed too, and the count of threads on faked machines. Meant to be run
- * plain and under -fsanitize=thread. `check_threads [SECTIONS]`; `check_threads --bench` prints latencies. */
+/* check_threads.c: the pool's promises (every index once, memory seen across barriers, one run at a time,
+ * fork, floating-point modes) on random runs, oversubscribed too, and the count of threads on faked
+ * machines. Meant to be run plain and under -fsanitize=thread. `check_threads [SECTIONS]`; `check_threads
+ * --bench` prints latencies. */
 #include <fenv.h>
 #include <pthread.h>
 #include <stdio.h>
