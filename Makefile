@@ -84,11 +84,13 @@ build/libak42.so: $(OBJECTS)
 	@$(CC) -shared $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 build/run: $(CLI_OBJECTS) build/libak42.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
+	@echo "ld $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
 # Check programs include internal headers and keep their asserts.
 build/check_%: tests/c/check_%.c build/libak42.a
-	$(CC) $(ALL_CFLAGS) -UNDEBUG -Iruntime_c -MMD -MP -MF $@.d -o $@ $< build/libak42.a $(LDLIBS)
+	@echo "cc $<"
+	@$(CC) $(ALL_CFLAGS) -UNDEBUG -Iruntime_c -MMD -MP -MF $@.d -o $@ $< build/libak42.a $(LDLIBS)
 
 -include $(OBJECTS:.o=.d) $(CLI_OBJECTS:.o=.d) $(C_TESTS:=.d)
 

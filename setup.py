@@ -62,8 +62,7 @@ class ParallelBuild(build_ext):
     def build_extension(self, ext) -> None:
         compile_all = self.compiler.compile
         objects = os.path.join("build", f"extension-{sys.implementation.cache_tag}")
-        made_of = [*ext.depends, "setup.py", "pyllama/_build.py", "pyllama/__init__.py"]
-        changed = max((os.path.getmtime(path) for path in made_of), default=0.0)
+        changed = max((os.path.getmtime(path) for path in ext.depends), default=0.0)
 
         def compile_one(source: str, options: dict) -> str:
             inside = not os.path.isabs(source) and source.startswith("runtime_c")

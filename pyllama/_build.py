@@ -18,8 +18,9 @@ SOURCES = sorted(glob.glob("runtime_c/core/*.c") + glob.glob("runtime_c/cpu/*.c"
 HEADERS = sorted(glob.glob("runtime_c/**/*.h", recursive=True))
 
 # The Makefile's CFLAGS are the same. NDEBUG: asserts state what the library itself guarantees; no check of a file or an argument
-# is an assert. -ffp-contract=off is part of -std=c11 and is what makes results equal on every machine of one ISA.
-COMPILE_ARGS = ["-std=c11", "-O3", "-fvisibility=hidden"]
+# is an assert. -ffp-contract=off is part of -std=c11 and is what makes results equal on every machine of one ISA. -g0 is here
+# alone: Python adds -g by itself, which makes a wheel five times as large.
+COMPILE_ARGS = ["-std=c11", "-O3", "-fvisibility=hidden", "-g0"]
 MACROS = [("_GNU_SOURCE", None), ("NDEBUG", None)]
 
 # Called by C now and then during long work. Python code is entered at most every 20 ms, so that a thread that evaluates does not
@@ -83,7 +84,7 @@ def builder() -> cffi.FFI:
         PREAMBLE,
         sources=SOURCES,
         include_dirs=["runtime_c/include"],
-        depends=HEADERS,
+        depends=[*HEADERS, "setup.py", "pyllama/_build.py", "pyllama/__init__.py"],
         define_macros=[*MACROS, ("AK42_VERSION", f'"{version()}"')],
         extra_compile_args=COMPILE_ARGS,
         libraries=["m", "pthread"],

@@ -84,7 +84,7 @@ class Stream:
         session: Session | None = None,
         continues: bool = True,
     ) -> None:
-        self._run = _Run(model, ids, options, session, continues)
+        self._run = Run(model, ids, options, session, continues)
         self._pieces = self._run.pieces()
 
     @property
@@ -117,13 +117,15 @@ class Stream:
         self.close()
 
 
-class _Run:
-    """The state of one generation. It does not know its Stream, so that dropping the Stream frees the session at once."""
+class Run:
+    """The state of one generation, one step at a time: whoever drives it evaluates `pending()` in its session, then asks for `draw()`, until
+    `done`; then `finish()`. It does not know its Stream, so that dropping the Stream frees the session at once."""
 
     def __init__(self, model: Model, ids: list[int], options: GenerationOptions, session: Session | None, continues: bool) -> None:
         self.result: Generation | None = None
         self.token_ids: list[int] = []
         self.seed = options.drawn_seed()
+        self.seconds = 0.0  # spent on generating, the prompt's evaluation not counted
         self._ids = ids
         self._options = options
         self._info = model.info
@@ -136,45 +138,75 @@ class _Run:
             # The last token drawn is never evaluated, hence the room for one less.
             room = len(ids) + max(options.max_new_tokens - 1, 0)
             session = model.session(min(self._n_ctx, room))
-        self._session = session
-        self._seconds = 0.0
+        self.session = session
+        self._state = generator_state(self.seed)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stops = StopFilter(options.stops)
+        self._said: list[str] = []
+        self._reason = "" if options.max_new_tokens else "length"
         # Before anything was said a leading space is the tokenizer's; after a prompt it is the text's.
         alone = not continues or ids == [model.info.bos_id]
         self._flags = lib.AK42_DECODE_SKIP_SPECIAL | (0 if alone else lib.AK42_DECODE_CONTINUE)
 
+    @property
+    def done(self) -> bool:
+        """Nothing more is to be drawn."""
+        return bool(self._reason)
+
+    def pending(self) -> list[int]:
+        """The ids to evaluate before the next draw: what the session lacks of the prompt, then each token drawn."""
+        return self.token_ids[-1:] if self.token_ids else self.session.resume(self._ids)
+
+    def draw(self) -> str:
+        """Draws a token from the session's logits; returns the text that may be shown now."""
+        token = self.session.sample(self._options, self._state)
+        self.token_ids.append(token)
+        if token in self._info.eos_ids:
+            self._reason = "stop"
+            return ""
+        piece = self._stops.feed(self._decoder.decode(self._bytes(token)))
+        if piece:
+            self._said.append(piece)
+        if self._stops.stopped:
+            self._reason = "stop"
+        elif len(self.token_ids) == self._options.max_new_tokens:
+            self._reason = "length"
+        elif self.session.position == self._n_ctx:
+            self._reason = "context"
+        return piece
+
+    def finish(self) -> str:
+        """Makes the result; returns the text that was held back until now."""
+        rest = self._stops.feed(self._decoder.decode(b"", final=True)) + self._stops.flush()
+        if self._stops.stopped:
+            self._reason = "stop"
+        if rest:
+            self._said.append(rest)
+        speed = len(self.token_ids) / self.seconds if self.seconds > 0 else 0.0
+        self.result = Generation("".join(self._said), self.token_ids, self._reason, len(self._ids), speed, self.seed)
+        return rest
+
     def release(self) -> None:
+        """Lets go of the session that it made."""
         if self._own:
-            self._session.close()
+            self.session.close()
 
     def pieces(self) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        stops = StopFilter(self._options.stops)
-        said: list[str] = []
-        reason = "length"
+        """Drives the run alone; the next token is evaluated when the next piece is asked for."""
         try:
-            if self._options.max_new_tokens:
-                self._session.advance(self._session.resume(self._ids))
-            for token in self._tokens():
-                if token in self._info.eos_ids:
-                    reason = "stop"
-                    break
-                piece = stops.feed(decoder.decode(self._bytes(token)))
+            while not self.done:
+                ids, first = self.pending(), not self.token_ids
+                start = time.perf_counter()
+                self.session.advance(ids)
+                if first:
+                    start = time.perf_counter()
+                piece = self.draw()
+                self.seconds += time.perf_counter() - start
                 if piece:
-                    said.append(piece)
                     yield piece
-                if stops.stopped:
-                    break
-                if len(self.token_ids) < self._options.max_new_tokens and self._session.position == self._n_ctx:
-                    reason = "context"
-                    break
-            rest = stops.feed(decoder.decode(b"", final=True)) + stops.flush()
-            if stops.stopped:
-                reason = "stop"
+            rest = self.finish()
             if rest:
-                said.append(rest)
                 yield rest
-            speed = len(self.token_ids) / self._seconds if self._seconds > 0 else 0.0
-            self.result = Generation("".join(said), self.token_ids, reason, len(self._ids), speed, self.seed)
         finally:
             self.release()
 
@@ -185,15 +217,3 @@ class _Run:
         data = self._tokenizer.decode_bytes([token], self._flags)
         self._flags |= lib.AK42_DECODE_CONTINUE
         return data
-
-    def _tokens(self) -> Iterator[int]:
-        """Draws tokens and evaluates each when the next one is asked for."""
-        state = generator_state(self.seed)
-        while len(self.token_ids) < self._options.max_new_tokens:
-            start = time.perf_counter()
-            if self.token_ids:
-                self._session.advance(self.token_ids[-1:])
-            token = self._session.sample(self._options, state)
-            self._seconds += time.perf_counter() - start
-            self.token_ids.append(token)
-            yield token

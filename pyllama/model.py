@@ -153,6 +153,14 @@ class Model:
             return stream.run()
 
     @takes_options
+    def generate_batch(self, prompts: Sequence[str | Sequence[int]], options: GenerationOptions) -> list[_generate.Generation]:
+        """generate() for many prompts, up to 16 of them in each pass over the weights. Every result is bit for bit what generate()
+        gives for that prompt alone; with a seed, each prompt's generator starts from it."""
+        from .batch import generate_batch
+
+        return generate_batch(self, [self._prompt_ids(prompt) for prompt in prompts], options)
+
+    @takes_options
     def stream(self, prompt: str | Sequence[int], options: GenerationOptions) -> _generate.Stream:
         """generate() piece by piece: an iterator of texts that, joined, are the Generation's text. Its `result` is the
         Generation once the last piece is out."""

@@ -153,6 +153,18 @@ class Session:
         return handle
 
 
+def advance_together(sessions: Sequence[Session], ids: Sequence[Sequence[int]]) -> None:
+    """Appends ids[i] to sessions[i], all of one model, in one pass over the weights. After an error all are as they were."""
+    with contextlib.ExitStack() as stack:
+        handles = [stack.enter_context(session._in_use()) for session in sessions]
+        array, _ = token_ids([token for part in ids for token in part])
+        counts = ffi.new("size_t[]", [len(part) for part in ids])
+        error = new_error()
+        check(lib.ak42_eval_batch(ffi.new("ak42_session *[]", handles), len(handles), array, counts, 0, error), error)
+        for session, part in zip(sessions, ids, strict=True):
+            session._ids.extend(part)
+
+
 def generator_state(seed: int) -> Any:
     """The random generator of one generation, for sample()."""
     return ffi.new("uint64_t *", seed)

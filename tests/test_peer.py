@@ -59,7 +59,7 @@ def test_llama_cpp_reads_tokenizer_and_facts(smollm2_as: Callable[[str, str], Pa
     path = smollm2_as("f16", "gguf")
     llama = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     with pyllama.Model(path) as model:
-        assert (llama.n_vocab(), llama.n_embd(), llama.metadata["llama.context_length"]) == (49152, 576, "8192")
+        assert (llama.n_vocab(), llama.metadata["llama.context_length"]) == (49152, "8192")
         assert llama.token_eos() == model.info.eos_ids[0]
         for text in texts.TRAINING_TEXTS:
             assert llama.tokenize(text.encode(), add_bos=False, special=False) == model.encode(text)

@@ -102,7 +102,7 @@ REFERENCE_TOKENS = 128
 
 
 def test_reference_kernels_round_nothing(smollm2_as: Callable[[str, str], Path], golden: dict[str, Any]) -> None:
-    """The first 128 tokens only: these kernels take tens of milliseconds a token. The slow test reads two whole windows."""
+    """The first 128 tokens only, for these kernels take a tenth of a second a token. The slow test reads two whole windows."""
     found = _first_tokens(smollm2_as("q4_0", "ak42"), REFERENCE_TOKENS)
     assert math.exp(found) == pytest.approx(math.exp(golden["q4_0_first_128"]), rel=1e-3)
 

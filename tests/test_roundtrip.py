@@ -270,7 +270,8 @@ def test_the_real_model_comes_back(smollm2_gguf: Path, tmp_path: Path) -> None:
     blocks = [{tensor.name: (tensor.tensor_type, tensor.data.tobytes()) for tensor in reader.tensors} for reader in (before, after)]
     assert blocks[0] == blocks[1]
     for key, field in before.fields.items():
-        if key.startswith(("tokenizer.", "llama.")):
+        # a byte-level vocabulary has no space prefix to add, whatever the key says
+        if key.startswith(("tokenizer.", "llama.")) and key != "tokenizer.ggml.add_space_prefix":
             assert key in after.fields and after.fields[key].contents() == field.contents(), key
 
 

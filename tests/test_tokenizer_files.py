@@ -161,6 +161,31 @@ def test_sentencepiece_extra_spaces() -> None:
         assert ours.encode(text) == theirs.encode(text), repr(text)
 
 
+def test_sentencepiece_across_words() -> None:
+    """Pieces that hold more than one word: the text must not be cut at words then."""
+    import io
+
+    import sentencepiece
+
+    written = io.BytesIO()
+    lines = [line for text in parity.corpus() for line in text.split("\n") if line.strip()]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=written, vocab_size=1300, model_type="bpe", byte_fallback=True, num_threads=1,
+        character_coverage=0.98, normalization_rule_name="identity", remove_extra_whitespaces=False, split_by_whitespace=False,
+        minloglevel=2)
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=written.getvalue())
+    vocab = Vocab.from_sentencepiece(written.getvalue())
+    assert any("▁" in token.decode().lstrip("▁") for token in vocab.tokens)
+    ours = Tokenizer(vocab.to_tokn())
+    ranked = Tokenizer(Vocab.from_tokenizer_json(vocab.to_tokenizer_json(), vocab.to_tokenizer_config()).to_tokn())
+    hf = parity.HFTokenizer.from_str(json.dumps(vocab.to_tokenizer_json()))
+    hf.encode_special_tokens = True
+    for text in generated(1500, seed=79):
+        text = text.replace("\0", "")
+        assert ours.encode(text) == theirs.encode(text), repr(text)
+        assert ranked.encode(text) == hf.encode(text, add_special_tokens=False).ids, repr(text)
+
+
 @pytest.mark.parametrize(("kind", "rule", "text"), [("unigram", "identity", "Unigram"), ("bpe", "nmt_nfkc", "character map")])
 def test_sentencepiece_refused(kind: str, rule: str, text: str) -> None:
     import io

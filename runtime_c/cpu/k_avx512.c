@@ -120,15 +120,21 @@ AVX512 static uint64_t read_sum(const uint8_t *data, size_t size) {
     __m512i sum[4];
     AK42_UNROLL for (int i = 0; i < 4; i++) sum[i] = _mm512_setzero_si512();
     for (size_t at = 0; at < size; at += 256)
-        AK42_UNROLL for (int i = 0; i < 4; i++) sum[i] = _mm512_add_epi64(sum[i], _mm512_load_si512(data + at + i * 64));
+        AK42_UNROLL for (int i = 0; i < 4; i++) {
+            _mm_prefetch((const char *)data + at + i * 64 + FLOAT_AHEAD, _MM_HINT_T0);
+            sum[i] = _mm512_add_epi64(sum[i], _mm512_load_si512(data + at + i * 64));
+        }
     const __m512i all = _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3]));
-    return (uint64_t)_mm512_reduce_add_epi64(all);
+    uint64_t lanes[8], total = 0;
+    _mm512_storeu_si512(lanes, all);
+    for (int i = 0; i < 8; i++) total += lanes[i];
+    return total;
 }
 
 enum { PEAK_CHAINS = 16 };
 
 AVX512 static double peak_f32(uint64_t n, float *sink) {
-    const __m512 a = _mm512_set1_ps(sink[0]), b = _mm512_set1_ps(0.5f);
+    const __m512 a = _mm512_set1_ps((float)(n % 8)), b = _mm512_set1_ps(0.5f);
     __m512 sum[PEAK_CHAINS], all = _mm512_setzero_ps();
     AK42_UNROLL for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = _mm512_set1_ps((float)i);
     const uint64_t rounds = n / PEAK_CHAINS;

@@ -165,7 +165,7 @@ static void attn_bf16(const attn_args *args) { avx512_attn(args, &(avx512_attn_f
 /* ---- the table ---- */
 
 BF16 static double peak_bf16(uint64_t n, float *sink) {
-    const __m512i a = _mm512_set1_epi32((int)sink[0]), b = _mm512_set1_epi16(0x3f00);
+    const __m512i a = _mm512_set1_epi32((int)(n % 8)), b = _mm512_set1_epi16(0x3f00);
     __m512 sum[16], all = _mm512_setzero_ps();
     AK42_UNROLL for (int i = 0; i < 16; i++) sum[i] = _mm512_set1_ps((float)i);
     const uint64_t rounds = n / 16;

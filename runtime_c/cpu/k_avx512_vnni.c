@@ -11,14 +11,14 @@
 #include "k_avx512_quant.h"
 
 AK42_TARGET(QUANT_TARGET) static double peak_int8(uint64_t n, float *sink) {
-    const __m512i a = _mm512_set1_epi32((int)sink[0]), b = _mm512_set1_epi8(3);
+    const __m512i a = _mm512_set1_epi32((int)(n % 8)), b = _mm512_set1_epi8(3);
     __m512i sum[16], all = _mm512_setzero_si512();
     AK42_UNROLL for (int i = 0; i < 16; i++) sum[i] = _mm512_set1_epi32(i);
     const uint64_t rounds = n / 16;
     for (uint64_t r = 0; r < rounds; r++)
         AK42_UNROLL for (int i = 0; i < 16; i++) sum[i] = quant_dot(sum[i], a, b);
     AK42_UNROLL for (int i = 0; i < 16; i++) all = _mm512_add_epi32(all, sum[i]);
-    *sink = (float)_mm512_reduce_add_epi32(all);
+    *sink = _mm512_reduce_add_ps(_mm512_cvtepi32_ps(all));
     return (double)rounds * 16 * 128;
 }
 

@@ -129,15 +129,16 @@ static void split_q4_1(quant_super *super, const uint8_t *bytes, uint32_t group_
 
 /* One activation block of one token against 16 rows: sum += d * (sum over groups of scale * integer dot + min * sum of q). */
 static void dot_block(float *sum, const quant_super *super, uint32_t block, const int8_t *q, float d, int32_t q_sum) {
-    for (uint32_t r = 0; r < PANEL_ROWS; r++) {
-        float part = super->mins[block][r] * (float)q_sum;
-        for (uint32_t k = 0; k < ACT_BLOCK; k += super->group) {
-            int32_t dot = 0;
-            for (uint32_t i = k; i < k + super->group; i++) dot += super->codes[block * ACT_BLOCK + i][r] * q[i];
-            part += super->scales[(block * ACT_BLOCK + k) / super->group][r] * (float)dot;
-        }
-        sum[r] += part * d;
+    float part[PANEL_ROWS];
+    for (uint32_t r = 0; r < PANEL_ROWS; r++) part[r] = super->mins[block][r] * (float)q_sum;
+    for (uint32_t k = 0; k < ACT_BLOCK; k += super->group) {
+        const float *scales = super->scales[(block * ACT_BLOCK + k) / super->group];
+        int32_t dot[PANEL_ROWS] = {0};
+        for (uint32_t i = k; i < k + super->group; i++)
+            for (uint32_t r = 0; r < PANEL_ROWS; r++) dot[r] += super->codes[block * ACT_BLOCK + i][r] * q[i];
+        for (uint32_t r = 0; r < PANEL_ROWS; r++) part[r] += scales[r] * (float)dot[r];
     }
+    for (uint32_t r = 0; r < PANEL_ROWS; r++) sum[r] += part[r] * d;
 }
 
 static void gemm_quantised(const gemm_args *args, split_fn *split) {

@@ -75,11 +75,10 @@ static void gemm(const gemm_args *args, decode_fn *decode) {
         for (uint32_t super = 0; super < args->n_super; super++) {
             float w[SUPER_K][PANEL_ROWS];
             decode(w, args->panels + panel * args->panel_bytes + super * super_bytes, args->group_size);
-            for (uint32_t t = 0; t < args->n_tokens; t++)
-                for (uint32_t k = 0; k < SUPER_K; k++) {
-                    float x = load_f32(args->act + (((size_t)super * SUPER_K + k) * args->n_tokens + t) * 4);
-                    for (uint32_t r = 0; r < PANEL_ROWS; r++) sum[t][r] += w[k][r] * x;
-                }
+            const uint8_t *x = args->act + (size_t)super * SUPER_K * args->n_tokens * 4;
+            for (uint32_t k = 0; k < SUPER_K; k++)
+                for (uint32_t t = 0; t < args->n_tokens; t++, x += 4)
+                    for (uint32_t r = 0; r < PANEL_ROWS; r++) sum[t][r] += w[k][r] * load_f32(x);
         }
         for (uint32_t t = 0; t < args->n_tokens; t++) {
             float *out = args->out + t * args->ldo + panel * PANEL_ROWS;

@@ -16,7 +16,8 @@
  * F32   for k in 0..k_pad-1: f32 x[w]
  * BF16  for k-pair in 0..k_pad/2-1: w times two bf16 (rounded to nearest even), the lower k first
  * Q8    for block of 32 k: i8 q[w][32]; f32 d[w]; i32 s[w]     with d = max|x|/127, q = round-to-nearest-even(x / d) computed
- *       as x * (127/max|x|), s = sum of q; an all-zero block has d = 0, q = 0
+ *       as x * (127/max|x|), s = sum of q; an all-zero block, or one so small that 127/max|x| overflows, has d = 0, q = 0; one
+ *       with a NaN or an infinity has d = NaN, so that the products show it
  * Tiles follow one another: tile i starts at i * nr * act_token_bytes(kind, columns), is 64-byte aligned only for i = 0. */
 typedef enum act_kind { ACT_F32, ACT_BF16, ACT_Q8, ACT_COUNT } act_kind;
 enum { ACT_BLOCK = 32, ACT_Q8_BLOCK_BYTES = 40, TILE_TOKENS_MAX = 16 };
@@ -86,7 +87,8 @@ typedef void kernel_kv_store(const kv_head *kv, uint32_t position, const float *
 /* Softmax attention of up to ATTN_ROWS_MAX query rows over one chunk of positions, [chunk, chunk + ATTN_CHUNK), not yet divided:
  * row i sees the positions p with begin[i] <= p < end[i] (absolute) that lie in the chunk; score = q[i] . k[p] (q is already
  * scaled), capped to softcap * tanh(score / softcap) where softcap > 0;
- *     m[i] = max score (-INFINITY where the row sees none), l[i] = sum of exp(score - m), o[i] = sum of exp(score - m) * v[p]. */
+ *     m[i] = max score (-INFINITY where the row sees none), l[i] = sum of exp(score - m), o[i] = sum of exp(score - m) * v[p].
+ * A row's result does not depend on the rows beside it. For a BF16 cache a kernel may round q to bf16. */
 typedef struct attn_args {
     float *m, *l;                  /* (n_rows) */
     float *o;                      /* (n_rows, head_dim) */
