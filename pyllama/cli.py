@@ -177,6 +177,34 @@ def inspect(path: str, n_ctx: int | None, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("path", metavar="FILE|FOLDER", type=MODEL_FILE)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def verify(path: str, as_json: bool) -> None:
+    """Read all of a model and say whether it is whole.
+
+    Every extent, every checksum that the format has, the config, the shapes, the vocabulary, and that each weight is a number. Exit
+    code 0: whole; 1: the one line says what is wrong.
+
+    \b
+    Examples:
+      pyllama verify model.bin
+      pyllama verify model.gguf --json
+    """
+    import converter
+
+    with progress_bar("verify", "B") as progress:
+        found = converter.verify(path, progress=progress)
+    for warning in found["warnings"]:
+        say(f"pyllama: warning: {warning}")
+    if as_json:
+        print_json(found)
+    else:
+        checks = "checksums, " if found["checksums"] else ""
+        click.echo(f"{path}: whole: {found['format']}, {found['tensors']} tensors, {found['bytes'] / 1e6:.1f} MB; checked {checks}"
+                   "extents, config, shapes, vocabulary, finite weights")
+
+
+@cli.command()
 @click.argument("path", metavar="MODEL", type=MODEL_FILE)
 @click.option("-p", "--prompt", default="", help="The text to continue; - reads it from stdin.  [default: begin at BOS]")
 @click.option("--parse-special", is_flag=True, help="Special tokens that the prompt spells out are special tokens.")

@@ -1,6 +1,7 @@
-/* regex.c: runs a compiled pattern. First by plain backtracking, which real patterns hardly ever need; a text that costs more than
- * a fixed number of steps per byte goes on with a memo of the choices that have failed, so that none is explored twice and the
- * total stays linear. A failure depends on position and instruction alone, so the memo holds from one match to the next. */
+/* regex.c: runs a compiled pattern. First by plain backtracking, which real patterns hardly ever need; a text
+ * that costs more than a fixed number of steps per byte goes on with a memo of the choices that have failed,
+ * so that none is explored twice and the total stays linear. A failure depends on position and instruction
+ * alone, so the memo holds from one match to the next. */
 #include "regex.h"
 
 enum { STEPS_PER_BYTE = 48, STEPS_MIN = 4096, STACK_MIN = 64 };
@@ -62,7 +63,8 @@ static bool tried(regex_scan *scan, uint32_t row, uint32_t position) {
 /* What was tried at the end of a match did not fail, so it must be forgotten. */
 static void forget(regex_scan *scan, uint32_t position) {
     uint64_t bit = (uint64_t)position * scan->re->n_rows;
-    for (uint32_t row = 0; row < scan->re->n_rows; row++, bit++) scan->memo[bit >> 6] &= ~((uint64_t)1 << (bit & 63));
+    for (uint32_t row = 0; row < scan->re->n_rows; row++, bit++)
+        scan->memo[bit >> 6] &= ~((uint64_t)1 << (bit & 63));
 }
 
 static bool start_memo(regex_scan *scan) {
@@ -82,7 +84,8 @@ static bool start_memo(regex_scan *scan) {
 }
 
 /* A RUN at position: consumes, and leaves what else could be tried on the stack. false: it fails here. */
-static bool run(regex_scan *scan, const regex_instruction *i, uint32_t pc, uint32_t *position, uint64_t *steps) {
+static bool run(regex_scan *scan, const regex_instruction *i, uint32_t pc, uint32_t *position,
+                uint64_t *steps) {
     uint32_t at = *position, count = 0, length;
     bool memoised = scan->memoised;
     if (memoised && i->max != REGEX_MANY && tried(scan, i->row, at)) return false;
@@ -93,7 +96,8 @@ static bool run(regex_scan *scan, const regex_instruction *i, uint32_t pc, uint3
     uint32_t floor = at, last = at;
     bool open = true;      /* the position itself is still worth trying */
     if (memoised && i->max == REGEX_MANY) {
-        /* The same run from a later position is part of this one: where that has failed, only what stands before is left. */
+        /* The same run from a later position is part of this one: where that has failed, only what stands
+         * before is left. */
         if (tried(scan, i->row, at)) return false;
         while ((length = take(scan, i->a, at))) {
             at += length;
@@ -165,7 +169,8 @@ static bool match_at(regex_scan *scan, uint32_t position, uint32_t *end) {
         regex_choice *choice = &scan->stack[scan->n_stack - 1];
         pc = choice->pc;
         if (choice->position > choice->floor) {     /* a RUN gives back its last character */
-            choice->position = (uint32_t)(utf8_back(scan->text + choice->floor, scan->text + choice->position) - scan->text);
+            choice->position = (uint32_t)(utf8_back(scan->text + choice->floor,
+                                                    scan->text + choice->position) - scan->text);
             position = choice->position;
             if (position == choice->floor) scan->n_stack--;
             pc++;

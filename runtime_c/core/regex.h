@@ -1,6 +1,6 @@
-/* regex.h: the regular expressions of pre-tokenizers, over UTF-8. A documented subset (docs/tokenizer.md), compiled at load; time
- * is linear in the text whatever pattern and text are. Leftmost match, first alternative first, as in Perl. Used by
- * tokenizer_steps.c; it knows nothing of tokens. */
+/* regex.h: the regular expressions of pre-tokenizers, over UTF-8. A documented subset (docs/tokenizer.md),
+ * compiled at load; time is linear in the text whatever pattern and text are. Leftmost match, first
+ * alternative first, as in Perl. Used by tokenizer_steps.c; it knows nothing of tokens. */
 #ifndef AK42_REGEX_H
 #define AK42_REGEX_H
 
@@ -31,7 +31,7 @@ typedef struct regex_class {
 
 typedef enum regex_op {
     REGEX_CLASS,                   /* one character of class a */
-    REGEX_RUN,                     /* min to max characters of class a, as many as can be, then fewer unless possessive */
+    REGEX_RUN,                     /* min to max characters of class a, the more the better */
     REGEX_SPLIT,                   /* go on at a; where that fails, at b */
     REGEX_JUMP,                    /* go on at a */
     REGEX_LOOK,                    /* the next character is of class a; b: it is not, or there is none */
@@ -59,10 +59,10 @@ typedef struct regex {
     uint32_t n_rows;               /* memo bits per position */
 } regex;
 
-/* FORMAT for a pattern that is wrong, UNSUPPORTED for one beyond the subset, naming the construct; name is for messages.
- * *re is zeroed first and to be freed in any case. */
-ak42_status regex_compile(regex *re, const uint8_t *pattern, size_t size, const unicode_map *map, const allocator *alloc,
-                          const char *name, ak42_error *err);
+/* FORMAT for a pattern that is wrong, UNSUPPORTED for one beyond the subset, naming the construct; name is
+ * for messages. *re is zeroed first and to be freed in any case. */
+ak42_status regex_compile(regex *re, const uint8_t *pattern, size_t size, const unicode_map *map,
+                          const allocator *alloc, const char *name, ak42_error *err);
 void regex_free(regex *re, const allocator *alloc);
 bool regex_class_has(const regex *re, const regex_class *class, const unicode_map *map, uint32_t code_point);
 
@@ -87,7 +87,8 @@ typedef struct regex_scan {
 } regex_scan;
 
 void regex_scan_begin(regex_scan *scan, const regex *re, const uint8_t *text, uint32_t size);
-/* The first match at or after from; it is never empty. false where there is none, or no memory (out_of_memory is set then). */
+/* The first match at or after from; it is never empty. false where there is none, or no memory (out_of_memory
+ * is set then). */
 bool regex_scan_next(regex_scan *scan, uint32_t from, uint32_t *begin, uint32_t *end);
 void regex_scan_free(regex_scan *scan);
 

@@ -1,15 +1,18 @@
-/* regex_compile.c: a pattern to a program, in two steps: a recursive descent parser that builds a tree of nodes, and a walk over
- * the tree that emits instructions. Whatever the subset of docs/tokenizer.md does not have is refused by name. */
+/* regex_compile.c: a pattern to a program, in two steps: a recursive descent parser that builds a tree of
+ * nodes, and a walk over the tree that emits instructions. Whatever the subset of docs/tokenizer.md does not
+ * have is refused by name. */
 #include "error.h"
 #include "regex.h"
 
-typedef enum node_kind { NODE_EMPTY, NODE_CLASS, NODE_LOOK, NODE_LINE_END, NODE_SEQUENCE, NODE_CHOICE, NODE_REPEAT } node_kind;
+typedef enum node_kind {
+    NODE_EMPTY, NODE_CLASS, NODE_LOOK, NODE_LINE_END, NODE_SEQUENCE, NODE_CHOICE, NODE_REPEAT
+} node_kind;
 
 enum { NONE = UINT32_MAX, CATEGORY_BITS_ALL = (1 << CATEGORY_COUNT) - 1 };
 
 typedef struct node {
     node_kind kind;
-    uint32_t a, b;                 /* children (SEQUENCE, CHOICE: two; REPEAT: a); class number (CLASS, LOOK) */
+    uint32_t a, b;                 /* children (REPEAT: a alone); the class's number (CLASS, LOOK) */
     uint32_t min, max;             /* REPEAT */
     bool possessive;               /* REPEAT */
     bool negative;                 /* LOOK */
@@ -27,7 +30,7 @@ typedef struct parser {
     uint32_t n_nodes;
     uint32_t depth;
     bool fold;                     /* inside (?i: */
-    uint32_t last_letter;          /* the literal just read under fold, 0 none: some pairs fold to one character */
+    uint32_t last_letter;          /* the literal just read under fold, 0 none: some pairs fold to one */
     uint64_t repeats;              /* the sum of all counted repeats emitted */
     ak42_status status;
 } parser;
@@ -37,16 +40,17 @@ typedef struct parser {
 static uint32_t refuse(parser *s, const char *what) {
     if (s->status == AK42_STATUS_OK) {
         size_t left = (size_t)(s->end - s->p), shown = left < 12 ? left : 12;
-        s->status = error_set(s->err, AK42_STATUS_UNSUPPORTED, "%s: regular expression: %s at byte %zu is not supported: %.*s", s->name,
-                              what, (size_t)(s->p - s->pattern), (int)shown, (const char *)s->p);
+        s->status = error_set(s->err, AK42_STATUS_UNSUPPORTED,
+                              "%s: regular expression: %s at byte %zu is not supported: %.*s", s->name, what,
+                              (size_t)(s->p - s->pattern), (int)shown, (const char *)s->p);
     }
     return NONE;
 }
 
 static uint32_t wrong(parser *s, const char *what) {
     if (s->status == AK42_STATUS_OK) {
-        s->status = error_set(s->err, AK42_STATUS_FORMAT, "%s: regular expression: %s at byte %zu of %zu", s->name, what,
-                              (size_t)(s->p - s->pattern), (size_t)(s->end - s->pattern));
+        s->status = error_set(s->err, AK42_STATUS_FORMAT, "%s: regular expression: %s at byte %zu of %zu",
+                              s->name, what, (size_t)(s->p - s->pattern), (size_t)(s->end - s->pattern));
     }
     return NONE;
 }
@@ -88,7 +92,8 @@ static bool add_folded(parser *s, uint32_t low, uint32_t high) {
 static uint32_t add_class(parser *s, uint32_t first_item, bool negated) {
     if (s->re->n_classes == REGEX_SIZE_MAX) return refuse(s, "a pattern of this size");
     regex_class *class = &s->re->classes[s->re->n_classes];
-    *class = (regex_class){.first_item = first_item, .n_items = s->re->n_items - first_item, .negated = negated};
+    *class = (regex_class){.first_item = first_item, .n_items = s->re->n_items - first_item,
+                           .negated = negated};
     for (uint32_t c = 0; c < 128; c++) {
         bool has = false;
         for (uint32_t i = first_item; i < s->re->n_items && !has; i++) {
@@ -233,13 +238,15 @@ static bool bracket(parser *s, uint32_t *class) {
             return *class != NONE;
         }
         if (*s->p == '[') return refuse(s, "a class within a class") != NONE;
-        if (*s->p == '&' && s->end - s->p > 1 && s->p[1] == '&') return refuse(s, "an intersection of classes") != NONE;
+        if (*s->p == '&' && s->end - s->p > 1 && s->p[1] == '&')
+            return refuse(s, "an intersection of classes") != NONE;
         if (*s->p == '\\') {
             s->p++;
             escape_kind kind = escape(s, &low);
             if (kind == ESCAPE_BAD) return false;
             if (kind == ESCAPE_ITEM) {
-                if (s->end - s->p > 1 && *s->p == '-' && s->p[1] != ']') return refuse(s, "a range from a class") != NONE;
+                if (s->end - s->p > 1 && *s->p == '-' && s->p[1] != ']')
+                    return refuse(s, "a range from a class") != NONE;
                 continue;
             }
         } else if ((low = next_char(s)) == NONE) return false;
@@ -263,7 +270,8 @@ static bool bracket(parser *s, uint32_t *class) {
 static uint32_t literal(parser *s, uint32_t c) {
     uint32_t first_item = s->re->n_items, letter = c | 32, last = s->last_letter;
     if (s->fold) {
-        if ((last == 'f' && (letter == 'f' || letter == 'i' || letter == 'l')) || (last == 's' && (letter == 's' || letter == 't')))
+        if ((last == 'f' && (letter == 'f' || letter == 'i' || letter == 'l')) ||
+            (last == 's' && (letter == 's' || letter == 't')))
             return refuse(s, "a pair of letters inside (?i: that a ligature folds to");
         s->last_letter = letter;
     }
@@ -279,8 +287,10 @@ static uint32_t choice(parser *s);
 static uint32_t look(parser *s, bool negative) {
     uint32_t inner = choice(s);
     if (inner == NONE) return NONE;
-    if (s->nodes[inner].kind != NODE_CLASS) return refuse(s, "a look-ahead of more than one class before this");
-    return add_node(s, (node){.kind = NODE_LOOK, .a = s->nodes[inner].a, .b = NONE, .negative = negative, .nullable = true});
+    if (s->nodes[inner].kind != NODE_CLASS)
+        return refuse(s, "a look-ahead of more than one class before this");
+    return add_node(s, (node){.kind = NODE_LOOK, .a = s->nodes[inner].a, .b = NONE, .negative = negative,
+                              .nullable = true});
 }
 
 static bool starts_with(const parser *s, const char *text) {
@@ -311,7 +321,8 @@ static uint32_t group(parser *s) {
     if (s->nodes[inner].kind == NODE_REPEAT) {       /* a group, which may be repeated in its turn */
         uint32_t empty = add_node(s, (node){.kind = NODE_EMPTY, .nullable = true});
         if (empty == NONE) return NONE;
-        inner = add_node(s, (node){.kind = NODE_SEQUENCE, .a = inner, .b = empty, .nullable = s->nodes[inner].nullable});
+        inner = add_node(s, (node){.kind = NODE_SEQUENCE, .a = inner, .b = empty,
+                                   .nullable = s->nodes[inner].nullable});
         if (inner == NONE) return NONE;
     }
     s->fold = fold;
@@ -320,8 +331,8 @@ static uint32_t group(parser *s) {
     return inner;
 }
 
-/* \w, \s, \p{..} .. as an atom. Outside of brackets (and only there) Oniguruma, which tokenizers uses, counts the superscripts and
- * fractions of Latin-1 among the word characters; \W is the complement. */
+/* \w, \s, \p{..} .. as an atom. Outside of brackets (and only there) Oniguruma, which tokenizers uses, counts
+ * the superscripts and fractions of Latin-1 among the word characters; \W is the complement. */
 static uint32_t escaped_class(parser *s, uint32_t first_item) {
     regex_item *item = &s->re->items[first_item];
     bool negated = item->kind == ITEM_NOT_WORD;
@@ -392,7 +403,8 @@ static uint32_t repeat(parser *s) {
         node n = {.kind = NODE_REPEAT, .a = inner, .b = NONE, .max = REGEX_MANY};
         bool braces = *s->p == '{';
         if (s->nodes[inner].kind == NODE_REPEAT) return refuse(s, "a quantifier of a quantifier");
-        if (s->nodes[inner].kind == NODE_LOOK || s->nodes[inner].kind == NODE_LINE_END) return refuse(s, "a repeated assertion");
+        if (s->nodes[inner].kind == NODE_LOOK || s->nodes[inner].kind == NODE_LINE_END)
+            return refuse(s, "a repeated assertion");
         if (braces) {
             if (!counts(s, &n.min, &n.max)) return NONE;
         } else {
@@ -407,7 +419,8 @@ static uint32_t repeat(parser *s) {
             n.possessive = true;
             s->p++;
         }
-        if (s->nodes[inner].nullable && n.max > 1) return refuse(s, "repeating a group that can be empty, before this");
+        if (s->nodes[inner].nullable && n.max > 1)
+            return refuse(s, "repeating a group that can be empty, before this");
         n.nullable = n.min == 0 || s->nodes[inner].nullable;
         inner = add_node(s, n);
         s->last_letter = 0;
@@ -468,7 +481,9 @@ static bool emit_group(parser *s, const node *n) {
         if (!emit_node(s, n->a)) return false;
     if (n->max == REGEX_MANY) {
         uint32_t split = emit(s, (regex_instruction){.op = REGEX_SPLIT});
-        if (split == NONE || !emit_node(s, n->a) || emit(s, (regex_instruction){.op = REGEX_JUMP, .a = split}) == NONE) return false;
+        if (split == NONE || !emit_node(s, n->a) ||
+            emit(s, (regex_instruction){.op = REGEX_JUMP, .a = split}) == NONE)
+            return false;
         re->program[split].a = split + 1;
         re->program[split].b = re->n_program;
         return true;
@@ -480,7 +495,8 @@ static bool emit_group(parser *s, const node *n) {
         re->program[split].a = split + 1;
         if (!emit_node(s, n->a)) return false;
     }
-    /* Every optional copy that is left out goes to the end; splits of the copies themselves have their b already. */
+    /* Every optional copy that is left out goes to the end; splits of the copies themselves have their b
+     * already. */
     for (uint32_t i = first; i < re->n_program; i++)
         if (re->program[i].op == REGEX_SPLIT && re->program[i].b == NONE) re->program[i].b = re->n_program;
     return true;
@@ -493,7 +509,8 @@ static bool emit_node(parser *s, uint32_t index) {
     switch (n->kind) {
     case NODE_EMPTY: return true;
     case NODE_CLASS: return emit(s, (regex_instruction){.op = REGEX_CLASS, .a = n->a}) != NONE;
-    case NODE_LOOK: return emit(s, (regex_instruction){.op = REGEX_LOOK, .a = n->a, .b = n->negative}) != NONE;
+    case NODE_LOOK:
+        return emit(s, (regex_instruction){.op = REGEX_LOOK, .a = n->a, .b = n->negative}) != NONE;
     case NODE_LINE_END: return emit(s, (regex_instruction){.op = REGEX_LINE_END}) != NONE;
     case NODE_SEQUENCE: return emit_node(s, n->a) && emit_node(s, n->b);
     case NODE_CHOICE:
@@ -510,8 +527,8 @@ static bool emit_node(parser *s, uint32_t index) {
         if (s->nodes[n->a].kind != NODE_CLASS) return emit_group(s, n);
         s->repeats += n->max == REGEX_MANY ? n->min : n->max;
         if (s->repeats > REGEX_SIZE_MAX) return refuse(s, "this many repeats, ending") != NONE;
-        return emit(s, (regex_instruction){.op = REGEX_RUN, .a = s->nodes[n->a].a, .min = n->min, .max = n->max,
-                                           .possessive = n->possessive}) != NONE;
+        return emit(s, (regex_instruction){.op = REGEX_RUN, .a = s->nodes[n->a].a, .min = n->min,
+                                           .max = n->max, .possessive = n->possessive}) != NONE;
     }
     return false;
 }
@@ -527,13 +544,14 @@ static void shrink(parser *s) {
     if (items) re->items = items;
 }
 
-ak42_status regex_compile(regex *re, const uint8_t *pattern, size_t size, const unicode_map *map, const allocator *alloc,
-                          const char *name, ak42_error *err) {
+ak42_status regex_compile(regex *re, const uint8_t *pattern, size_t size, const unicode_map *map,
+                          const allocator *alloc, const char *name, ak42_error *err) {
     memset(re, 0, sizeof *re);
     if (!size || size > REGEX_PATTERN_MAX)
-        return error_set(err, AK42_STATUS_FORMAT, "%s: regular expression: expected 1 to %d bytes, found %zu", name, REGEX_PATTERN_MAX,
-                         size);
-    parser s = {.re = re, .map = map, .alloc = alloc, .name = name, .err = err, .pattern = pattern, .p = pattern, .end = pattern + size};
+        return error_set(err, AK42_STATUS_FORMAT, "%s: regular expression: expected 1 to %d bytes, found %zu",
+                         name, REGEX_PATTERN_MAX, size);
+    parser s = {.re = re, .map = map, .alloc = alloc, .name = name, .err = err, .pattern = pattern,
+                .p = pattern, .end = pattern + size};
     s.nodes = mem_zalloc(alloc, REGEX_SIZE_MAX, sizeof *s.nodes);
     re->program = mem_zalloc(alloc, REGEX_SIZE_MAX, sizeof *re->program);
     re->classes = mem_zalloc(alloc, REGEX_SIZE_MAX, sizeof *re->classes);

@@ -1,6 +1,7 @@
-/* sampler.c: one row of logits to a token. Two ways: the standard one (penalty, temperature, top-k, top-p, min-p, in this order, as
- * Hugging Face's GenerationConfig has them) and llama2.c's, for its seeds. No state, no allocation, no full sort: candidates are
- * kept in a heap, and equal logits go to the lower id, so that the same input always gives the same token. */
+/* sampler.c: one row of logits to a token. Two ways: the standard one (penalty, temperature, top-k, top-p,
+ * min-p, in this order, as Hugging Face's GenerationConfig has them) and llama2.c's, for its seeds. No state,
+ * no allocation, no full sort: candidates are kept in a heap, and equal logits go to the lower id, so that
+ * the same input always gives the same token. */
 #include <math.h>
 
 #include "error.h"
@@ -12,25 +13,29 @@ ak42_status sampler_check(const ak42_sampler_opts *opts, ak42_error *err) {
     if (opts->sampler != AK42_SAMPLER_STANDARD && opts->sampler != AK42_SAMPLER_LLAMA2C)
         return error_set(err, AK42_STATUS_ARG, "sampler: expected 0 or 1, found %d", (int)opts->sampler);
     if (!(opts->temperature >= 0.0f && isfinite(opts->temperature)))
-        return error_set(err, AK42_STATUS_ARG, "temperature: expected 0 or more, found %g", (double)opts->temperature);
-    if (opts->top_k < 0) return error_set(err, AK42_STATUS_ARG, "top_k: expected 0 or more, found %d", opts->top_k);
+        return error_set(err, AK42_STATUS_ARG, "temperature: expected 0 or more, found %g",
+                         (double)opts->temperature);
+    if (opts->top_k < 0)
+        return error_set(err, AK42_STATUS_ARG, "top_k: expected 0 or more, found %d", opts->top_k);
     if (!(opts->top_p >= 0.0f && opts->top_p <= 1.0f))
         return error_set(err, AK42_STATUS_ARG, "top_p: expected 0 to 1, found %g", (double)opts->top_p);
     if (!(opts->min_p >= 0.0f && opts->min_p <= 1.0f))
         return error_set(err, AK42_STATUS_ARG, "min_p: expected 0 to 1, found %g", (double)opts->min_p);
     if (!(opts->repetition_penalty >= 0.0f && isfinite(opts->repetition_penalty)))
-        return error_set(err, AK42_STATUS_ARG, "repetition_penalty: expected more than 0, found %g", (double)opts->repetition_penalty);
+        return error_set(err, AK42_STATUS_ARG, "repetition_penalty: expected more than 0, found %g",
+                         (double)opts->repetition_penalty);
     return AK42_STATUS_OK;
 }
 
-/* ---- candidates: ids ordered by value, best first; the heap has the last of the order on top, or the first ---- */
+/* ---- candidates: ids ordered by value, best first ---- */
 
 /* Whether a stands before b: the larger value, then the lower id. Values are never NaN. */
 static bool before(const float *values, uint32_t a, uint32_t b) {
     return values[a] != values[b] ? values[a] > values[b] : a < b;
 }
 
-/* worst: the heap's top is the candidate that all others stand before; else the one that stands before all others. */
+/* worst: the heap's top is the candidate that all others stand before; else the one that stands before all
+ * others. */
 static void sift_down(uint32_t *heap, uint32_t n, uint32_t at, const float *values, bool worst) {
     uint32_t moving = heap[at];
     for (;;) {
@@ -90,7 +95,8 @@ static double next_uniform(uint64_t *rng) {
     return (double)((z ^ z >> 31) >> 11) * 0x1p-53;
 }
 
-/* Positive logits are divided, others multiplied; each token of the history once, since the logit is taken anew every time. */
+/* Positive logits are divided, others multiplied; each token of the history once, since the logit is taken
+ * anew every time. */
 static void penalise(float *values, const sampler_input *input, float penalty) {
     for (size_t i = 0; i < input->n_history; i++) {
         int64_t id = input->history[i];
@@ -100,8 +106,8 @@ static void penalise(float *values, const sampler_input *input, float penalty) {
     }
 }
 
-/* The n_kept ids of the smallest best part whose probability exceeds top_p, moved to the end of ids; weights are by id and
- * positive, total is their sum. */
+/* The n_kept ids of the smallest best part whose probability exceeds top_p, moved to the end of ids; weights
+ * are by id and positive, total is their sum. */
 static uint32_t keep_top_p(uint32_t *ids, uint32_t n, const float *weights, double total, float top_p) {
     double sum = 0.0;
     uint32_t left = n;
@@ -174,7 +180,8 @@ static int32_t draw_in_order(const float *probabilities, uint32_t n, float coin)
     return (int32_t)n - 1;
 }
 
-/* What is below the cutoff cannot be among the best that make up top_p. The best stand at the end of ids, in reverse. */
+/* What is below the cutoff cannot be among the best that make up top_p. The best stand at the end of ids, in
+ * reverse. */
 static int32_t draw_top_p(const float *probabilities, uint32_t *ids, uint32_t n, float top_p, float coin) {
     const float cutoff = (1.0f - top_p) / (float)(n - 1);
     uint32_t kept = 0, left;
@@ -183,7 +190,8 @@ static int32_t draw_top_p(const float *probabilities, uint32_t *ids, uint32_t n,
     if (!kept) return (int32_t)best_of(probabilities, n);
     float sum = 0.0f;
     heapify(ids, kept, probabilities, false);
-    for (left = kept; left && !(sum > top_p); left--) sum += probabilities[take_best(ids, left, probabilities)];
+    for (left = kept; left && !(sum > top_p); left--)
+        sum += probabilities[take_best(ids, left, probabilities)];
     float drawn = coin * sum, passed = 0.0f;
     for (uint32_t i = kept; i-- > left;) {
         passed += probabilities[ids[i]];
@@ -212,5 +220,6 @@ static int32_t sample_llama2c(const sampler_input *input, const ak42_sampler_opt
 }
 
 int32_t sampler_sample(const sampler_input *input, const ak42_sampler_opts *opts, uint64_t *rng) {
-    return opts->sampler == AK42_SAMPLER_LLAMA2C ? sample_llama2c(input, opts, rng) : sample_standard(input, opts, rng);
+    if (opts->sampler == AK42_SAMPLER_LLAMA2C) return sample_llama2c(input, opts, rng);
+    return sample_standard(input, opts, rng);
 }

@@ -1,5 +1,6 @@
-/* tokenizer.c: text to ids and ids to text with a tokenizer that is built. Everything that a call needs is its own, so that any
- * number of threads may share one tokenizer. Called by api.c, model.c and the session. */
+/* tokenizer.c: text to ids and ids to text with a tokenizer that is built. Everything that a call needs is
+ * its own, so that any number of threads may share one tokenizer. Called by api.c, model.c and the
+ * session. */
 #include "tokenizer_parts.h"
 
 /* ---- the encoder's memory ---- */
@@ -62,19 +63,25 @@ static void encode_all(encoder *e, const uint8_t *text, uint32_t size) {
     if (whole && t->flags & FLAG_ADD_EOS) encoder_emit(e, (uint32_t)t->eos_ids[0]);
 }
 
-ak42_status tokenizer_encode(const ak42_tokenizer *t, const char *text, size_t size, uint32_t flags, int32_t *ids, size_t n_max,
-                             size_t *n_ids, ak42_error *err) {
+ak42_status tokenizer_encode(const ak42_tokenizer *t, const char *text, size_t size, uint32_t flags,
+                             int32_t *ids, size_t n_max, size_t *n_ids, ak42_error *err) {
     encoder e;
-    if (size > TEXT_MAX) return error_set(err, AK42_STATUS_RANGE, "encode: expected up to %d bytes, found %zu", TEXT_MAX, size);
-    if (flags & AK42_ENCODE_BOS && t->bos_id < 0) return error_set(err, AK42_STATUS_ARG, "encode: the tokenizer has no BOS");
+    if (size > TEXT_MAX)
+        return error_set(err, AK42_STATUS_RANGE, "encode: expected up to %d bytes, found %zu", TEXT_MAX,
+                         size);
+    if (flags & AK42_ENCODE_BOS && t->bos_id < 0)
+        return error_set(err, AK42_STATUS_ARG, "encode: the tokenizer has no BOS");
     encoder_begin(&e, t, flags);
     encode_all(&e, (const uint8_t *)text, (uint32_t)size);
     ak42_status status = e.status;
-    if (status == AK42_STATUS_NOMEM) error_set(err, status, "encode: no memory for a text of %zu bytes", size);
+    if (status == AK42_STATUS_NOMEM)
+        error_set(err, status, "encode: no memory for a text of %zu bytes", size);
     else if (status) error_set(err, status, "encode: a text of %zu bytes is too long", size);
     else {
         *n_ids = e.n_ids;
-        if (e.n_ids > n_max) status = error_set(err, AK42_STATUS_RANGE, "encode: expected room for %zu ids, found %zu", e.n_ids, n_max);
+        if (e.n_ids > n_max)
+            status = error_set(err, AK42_STATUS_RANGE, "encode: expected room for %zu ids, found %zu",
+                               e.n_ids, n_max);
         else if (e.n_ids) memcpy(ids, e.ids, e.n_ids * sizeof *ids);
     }
     encoder_end(&e);
@@ -125,7 +132,8 @@ static void decode_token(decoder *d, uint32_t id, bool first) {
     put(d, bytes + from, size - from);
 }
 
-static size_t decode_all(const ak42_tokenizer *t, const int32_t *ids, size_t n_ids, uint32_t flags, char *out) {
+static size_t decode_all(const ak42_tokenizer *t, const int32_t *ids, size_t n_ids, uint32_t flags,
+                         char *out) {
     bool first = !(flags & AK42_DECODE_CONTINUE);
     decoder d = {.t = t, .out = out, .strip = first && t->flags & FLAG_DUMMY_PREFIX};
     for (size_t i = 0; i < n_ids; i++) {
@@ -136,13 +144,16 @@ static size_t decode_all(const ak42_tokenizer *t, const int32_t *ids, size_t n_i
     return d.size;
 }
 
-ak42_status tokenizer_decode(const ak42_tokenizer *t, const int32_t *ids, size_t n_ids, uint32_t flags, char *text, size_t size_max,
-                             size_t *size, ak42_error *err) {
+ak42_status tokenizer_decode(const ak42_tokenizer *t, const int32_t *ids, size_t n_ids, uint32_t flags,
+                             char *text, size_t size_max, size_t *size, ak42_error *err) {
     for (size_t i = 0; i < n_ids; i++)
         if (ids[i] < 0 || (uint32_t)ids[i] >= t->n_tokens)
-            return error_set(err, AK42_STATUS_ARG, "decode: id %zu: expected 0 to %u, found %d", i, t->n_tokens - 1, ids[i]);
+            return error_set(err, AK42_STATUS_ARG, "decode: id %zu: expected 0 to %u, found %d", i,
+                             t->n_tokens - 1, ids[i]);
     *size = decode_all(t, ids, n_ids, flags, NULL);
-    if (*size > size_max) return error_set(err, AK42_STATUS_RANGE, "decode: expected room for %zu bytes, found %zu", *size, size_max);
+    if (*size > size_max)
+        return error_set(err, AK42_STATUS_RANGE, "decode: expected room for %zu bytes, found %zu", *size,
+                         size_max);
     decode_all(t, ids, n_ids, flags, text);
     return AK42_STATUS_OK;
 }

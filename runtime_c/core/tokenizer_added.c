@@ -1,5 +1,6 @@
-/* tokenizer_added.c: added and special tokens: kept as a tree of bytes, found leftmost and longest, cut out of the text before the
- * pre-tokenizer sees it. The attributes (strip, single word) mean what they mean in Hugging Face's tokenizers. */
+/* tokenizer_added.c: added and special tokens: kept as a tree of bytes, found leftmost and longest, cut out
+ * of the text before the pre-tokenizer sees it. The attributes (strip, single word) mean what they mean in
+ * Hugging Face's tokenizers. */
 #include "tokenizer_parts.h"
 
 ak42_status trie_insert(builder *b, trie *tree, const uint8_t *bytes, uint32_t size, uint32_t token) {
@@ -39,7 +40,8 @@ static uint32_t longest(const trie *tree, const uint8_t *text, const uint8_t *en
             *size = (uint32_t)(p + 1 - text);
         }
         if (++p == end) break;
-        for (node = tree->nodes[node].child; node && tree->nodes[node].byte != *p;) node = tree->nodes[node].sibling;
+        for (node = tree->nodes[node].child; node && tree->nodes[node].byte != *p;)
+            node = tree->nodes[node].sibling;
     }
     return found;
 }
@@ -71,7 +73,8 @@ static const uint8_t *skip_space(const uint8_t *p, const uint8_t *end) {
     return p;
 }
 
-void encode_added(encoder *e, const trie *tree, const uint8_t *text, uint32_t size, uint32_t next, bool first) {
+void encode_added(encoder *e, const trie *tree, const uint8_t *text, uint32_t size, uint32_t next,
+                  bool first) {
     const uint8_t *end = text + size, *from = text, *p = text;
     while (tree->n_tokens && p < end && !e->status) {
         uint32_t match = 0, id = tree->root[*p] ? longest(tree, p, end, &match) : NO_TOKEN;
@@ -83,7 +86,8 @@ void encode_added(encoder *e, const trie *tree, const uint8_t *text, uint32_t si
         uint32_t attr = e->t->attrs[id];
         p = stop;                  /* where the search goes on, also behind a match that does not count */
         if (type_is_special(attr & TYPE_MASK) && !(e->flags & AK42_ENCODE_SPECIAL)) continue;
-        if (attr & ATTR_SINGLE_WORD && (word_before(e, text, begin, end) || word_after(e, stop, end))) continue;
+        if (attr & ATTR_SINGLE_WORD && (word_before(e, text, begin, end) || word_after(e, stop, end)))
+            continue;
         if (attr & ATTR_LSTRIP) begin = skip_space_back(from < begin ? from : begin, begin, end);
         if (attr & ATTR_RSTRIP) stop = skip_space(stop, end);
         if (from < begin) encode_steps(e, next, from, (uint32_t)(begin - from), first && from == text);

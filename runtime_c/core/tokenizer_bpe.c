@@ -1,6 +1,7 @@
-/* tokenizer_bpe.c: one piece of text to ids by byte pair encoding. First every character (SentencePiece) or byte (byte-level) is a
- * symbol; then the pair with the best rank, or score, is merged, the leftmost of equals first, until no pair is left. Short pieces
- * look for the best pair by scanning; long ones keep the pairs in a heap, so that n symbols take n log n. */
+/* tokenizer_bpe.c: one piece of text to ids by byte pair encoding. First every character (SentencePiece) or
+ * byte (byte-level) is a symbol; then the pair with the best rank, or score, is merged, the leftmost of
+ * equals first, until no pair is left. Short pieces look for the best pair by scanning; long ones keep the
+ * pairs in a heap, so that n symbols take n log n. */
 #include "tokenizer_parts.h"
 
 enum {
@@ -12,16 +13,18 @@ enum {
 #define NO_PAIR UINT32_MAX
 
 /* What merging two neighbours would give; NO_PAIR as priority where they do not merge. */
-static uint32_t pair_priority(const encoder *e, const uint8_t *text, const symbol *left, const symbol *right, uint32_t *merged) {
+static uint32_t pair_priority(const encoder *e, const uint8_t *text, const symbol *left, const symbol *right,
+                              uint32_t *merged) {
     const ak42_tokenizer *t = e->t;
     if (t->merges_size) {
         const merge_slot *slot = find_merge(t, left->id, right->id);
         *merged = slot->merged;
         return slot->left == NO_TOKEN ? NO_PAIR : slot->rank;
     }
-    /* By score the text itself is looked up: what a byte token or the unknown token stands for is no piece. */
-    if (!t->priorities || left->id == NO_TOKEN || right->id == NO_TOKEN || t->priorities[left->id] == NO_TOKEN ||
-        t->priorities[right->id] == NO_TOKEN)
+    /* By score the text itself is looked up: what a byte token or the unknown token stands for is no
+     * piece. */
+    if (!t->priorities || left->id == NO_TOKEN || right->id == NO_TOKEN ||
+        t->priorities[left->id] == NO_TOKEN || t->priorities[right->id] == NO_TOKEN)
         return NO_PAIR;
     *merged = find_token(t, text + left->begin, left->size + right->size);
     return *merged == NO_TOKEN ? NO_PAIR : t->priorities[*merged];

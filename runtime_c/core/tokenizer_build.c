@@ -1,5 +1,5 @@
-/* tokenizer_build.c: fills an ak42_tokenizer from what one of the three sources hands over, piece by piece, checks it, and makes
- * the indexes. Nothing in here trusts a number that it was given. */
+/* tokenizer_build.c: fills an ak42_tokenizer from what one of the three sources hands over, piece by piece,
+ * checks it, and makes the indexes. Nothing in here trusts a number that it was given. */
 #include "tokenizer_parts.h"
 
 #define FAIL(b, code, ...) error_set((b)->err, AK42_STATUS_##code, __VA_ARGS__)
@@ -29,7 +29,8 @@ static uint64_t hash_bytes(const uint8_t *bytes, uint32_t size) {
 
 uint32_t find_token(const ak42_tokenizer *t, const uint8_t *bytes, uint32_t size) {
     if (size > t->token_size_max) return NO_TOKEN;
-    for (uint32_t slot = (uint32_t)hash_bytes(bytes, size) & (t->index_size - 1);; slot = (slot + 1) & (t->index_size - 1)) {
+    const uint32_t mask = t->index_size - 1;
+    for (uint32_t slot = (uint32_t)hash_bytes(bytes, size) & mask;; slot = (slot + 1) & mask) {
         if (!t->index[slot]) return NO_TOKEN;
         uint32_t id = t->index[slot] - 1, id_size;
         const uint8_t *id_bytes = token_bytes(t, id, &id_size);
@@ -39,7 +40,8 @@ uint32_t find_token(const ak42_tokenizer *t, const uint8_t *bytes, uint32_t size
 
 merge_slot *find_merge(const ak42_tokenizer *t, uint32_t left, uint32_t right) {
     uint32_t slot = (uint32_t)mix(mix((uint64_t)left << 32 | right)) & (t->merges_size - 1);
-    while (t->merges[slot].left != NO_TOKEN && (t->merges[slot].left != left || t->merges[slot].right != right))
+    while (t->merges[slot].left != NO_TOKEN &&
+           (t->merges[slot].left != left || t->merges[slot].right != right))
         slot = (slot + 1) & (t->merges_size - 1);
     return &t->merges[slot];
 }
@@ -57,7 +59,9 @@ int byte_token_value(const uint8_t *bytes, uint64_t size) {
 }
 
 /* Printable Latin-1 stands for itself, the other 68 bytes for the code points from 256 on, in their order. */
-static bool alphabet_direct(uint32_t c) { return (c >= 33 && c <= 126) || (c >= 161 && c <= 172) || (c >= 174 && c <= 255); }
+static bool alphabet_direct(uint32_t c) {
+    return (c >= 33 && c <= 126) || (c >= 161 && c <= 172) || (c >= 174 && c <= 255);
+}
 
 uint32_t alphabet_from_byte(uint8_t byte) {
     if (alphabet_direct(byte)) return byte;
@@ -77,7 +81,9 @@ int alphabet_to_byte(uint32_t c) {
 ak42_status build_begin(builder *b, const allocator *alloc, uint32_t kind, uint32_t flags) {
     if (kind != KIND_SPM && kind != KIND_BPE)
         return FAIL(b, UNSUPPORTED, "%s: tokenizer: expected kind 1 or 2, found %u", b->name, kind);
-    if (flags & ~(uint32_t)FLAG_ALL) return FAIL(b, UNSUPPORTED, "%s: tokenizer: unknown flags 0x%x", b->name, flags & ~(uint32_t)FLAG_ALL);
+    if (flags & ~(uint32_t)FLAG_ALL)
+        return FAIL(b, UNSUPPORTED, "%s: tokenizer: unknown flags 0x%x", b->name,
+                    flags & ~(uint32_t)FLAG_ALL);
     b->t = mem_zalloc(alloc, 1, sizeof *b->t);
     if (!b->t) return no_memory(b);
     b->t->alloc = *alloc;
@@ -92,8 +98,10 @@ ak42_status build_begin(builder *b, const allocator *alloc, uint32_t kind, uint3
 ak42_status build_tokens(builder *b, uint32_t n_tokens, uint64_t bytes_size) {
     ak42_tokenizer *t = b->t;
     if (!n_tokens || n_tokens > CONFIG_MAX_VOCAB)
-        return FAIL(b, FORMAT, "%s: tokenizer: expected 1 to %d tokens, found %u", b->name, CONFIG_MAX_VOCAB, n_tokens);
-    if (bytes_size >= UINT32_MAX) return FAIL(b, UNSUPPORTED, "%s: tokenizer: tokens of more than 4 GiB", b->name);
+        return FAIL(b, FORMAT, "%s: tokenizer: expected 1 to %d tokens, found %u", b->name, CONFIG_MAX_VOCAB,
+                    n_tokens);
+    if (bytes_size >= UINT32_MAX)
+        return FAIL(b, UNSUPPORTED, "%s: tokenizer: tokens of more than 4 GiB", b->name);
     t->bytes = mem_zalloc(&t->alloc, bytes_size + 1, 1);
     t->begins = mem_zalloc(&t->alloc, (uint64_t)n_tokens + 1, sizeof *t->begins);
     t->scores = mem_zalloc(&t->alloc, n_tokens, sizeof *t->scores);
@@ -110,7 +118,8 @@ ak42_status build_token(builder *b, const uint8_t *bytes, uint64_t size, float s
     if (type < TYPE_NORMAL || type > TYPE_BYTE || attr & ~(uint32_t)ATTR_ALL)
         return FAIL(b, FORMAT, "%s: token %u: unknown type 0x%x", b->name, b->n_added, attr);
     if (type == TYPE_BYTE && byte_token_value(bytes, size) < 0)
-        return FAIL(b, FORMAT, "%s: token %u: expected a byte as <0x..>, found other text", b->name, b->n_added);
+        return FAIL(b, FORMAT, "%s: token %u: expected a byte as <0x..>, found other text", b->name,
+                    b->n_added);
     if (b->n_added == t->n_tokens || size > b->bytes_size - begin)
         return FAIL(b, FORMAT, "%s: token %u: the tokens are larger than announced", b->name, b->n_added);
     if (size) memcpy(t->bytes + begin, bytes, size);
@@ -124,16 +133,20 @@ ak42_status build_token(builder *b, const uint8_t *bytes, uint64_t size, float s
 
 static ak42_status check_id(const builder *b, const char *what, int32_t id) {
     if (id >= -1 && id < (int64_t)b->t->n_tokens) return AK42_STATUS_OK;
-    return FAIL(b, FORMAT, "%s: tokenizer: %s: expected -1 to %u, found %d", b->name, what, b->t->n_tokens - 1, id);
+    return FAIL(b, FORMAT, "%s: tokenizer: %s: expected -1 to %u, found %d", b->name, what,
+                b->t->n_tokens - 1, id);
 }
 
-ak42_status build_ids(builder *b, int32_t bos_id, int32_t unk_id, int32_t pad_id, const int32_t *eos_ids, uint32_t n_eos) {
+ak42_status build_ids(builder *b, int32_t bos_id, int32_t unk_id, int32_t pad_id, const int32_t *eos_ids,
+                      uint32_t n_eos) {
     ak42_tokenizer *t = b->t;
     ak42_status status = check_id(b, "bos id", bos_id);
     if (!status) status = check_id(b, "unk id", unk_id);
     if (!status) status = check_id(b, "pad id", pad_id);
     if (status) return status;
-    if (n_eos > AK42_EOS_MAX) return FAIL(b, UNSUPPORTED, "%s: tokenizer: expected up to %d eos ids, found %u", b->name, AK42_EOS_MAX, n_eos);
+    if (n_eos > AK42_EOS_MAX)
+        return FAIL(b, UNSUPPORTED, "%s: tokenizer: expected up to %d eos ids, found %u", b->name,
+                    AK42_EOS_MAX, n_eos);
     t->bos_id = bos_id;
     t->unk_id = unk_id;
     t->pad_id = pad_id;
@@ -142,9 +155,12 @@ ak42_status build_ids(builder *b, int32_t bos_id, int32_t unk_id, int32_t pad_id
         if (eos_ids[i] < 0) return FAIL(b, FORMAT, "%s: tokenizer: eos id %u is -1", b->name, i);
         t->eos_ids[t->n_eos++] = eos_ids[i];
     }
-    if (t->flags & FLAG_ADD_BOS && t->bos_id < 0) return FAIL(b, FORMAT, "%s: tokenizer: adds a BOS but has none", b->name);
-    if (t->flags & FLAG_ADD_EOS && !t->n_eos) return FAIL(b, FORMAT, "%s: tokenizer: adds an EOS but has none", b->name);
-    if (t->flags & FLAG_EMIT_UNK && t->unk_id < 0) return FAIL(b, FORMAT, "%s: tokenizer: emits an unknown token but has none", b->name);
+    if (t->flags & FLAG_ADD_BOS && t->bos_id < 0)
+        return FAIL(b, FORMAT, "%s: tokenizer: adds a BOS but has none", b->name);
+    if (t->flags & FLAG_ADD_EOS && !t->n_eos)
+        return FAIL(b, FORMAT, "%s: tokenizer: adds an EOS but has none", b->name);
+    if (t->flags & FLAG_EMIT_UNK && t->unk_id < 0)
+        return FAIL(b, FORMAT, "%s: tokenizer: emits an unknown token but has none", b->name);
     return AK42_STATUS_OK;
 }
 
@@ -152,7 +168,9 @@ ak42_status build_ids(builder *b, int32_t bos_id, int32_t unk_id, int32_t pad_id
 
 ak42_status build_index(builder *b, uint32_t n_merges) {
     ak42_tokenizer *t = b->t;
-    if (b->n_added != t->n_tokens) return FAIL(b, FORMAT, "%s: tokenizer: expected %u tokens, found %u", b->name, t->n_tokens, b->n_added);
+    if (b->n_added != t->n_tokens)
+        return FAIL(b, FORMAT, "%s: tokenizer: expected %u tokens, found %u", b->name, t->n_tokens,
+                    b->n_added);
     t->index_size = power_of_two((uint64_t)t->n_tokens * 2);
     t->index = mem_zalloc(&t->alloc, t->index_size, sizeof *t->index);
     if (!t->index) return no_memory(b);
@@ -183,7 +201,8 @@ ak42_status build_index(builder *b, uint32_t n_merges) {
 static ak42_status find_joined(const builder *b, uint32_t left, uint32_t right, uint32_t *found) {
     uint8_t joined[256], *bytes = joined;
     uint32_t size_left, size_right;
-    const uint8_t *bytes_left = token_bytes(b->t, left, &size_left), *bytes_right = token_bytes(b->t, right, &size_right);
+    const uint8_t *bytes_left = token_bytes(b->t, left, &size_left);
+    const uint8_t *bytes_right = token_bytes(b->t, right, &size_right);
     uint64_t size = (uint64_t)size_left + size_right;
     *found = NO_TOKEN;
     if (size > b->t->token_size_max) return AK42_STATUS_OK;
@@ -199,11 +218,13 @@ ak42_status build_merge(builder *b, uint32_t rank, uint32_t left, uint32_t right
     ak42_tokenizer *t = b->t;
     uint32_t merged;
     if (left >= t->n_tokens || right >= t->n_tokens)
-        return FAIL(b, FORMAT, "%s: merge %u: expected ids below %u, found %u and %u", b->name, rank, t->n_tokens, left, right);
+        return FAIL(b, FORMAT, "%s: merge %u: expected ids below %u, found %u and %u", b->name, rank,
+                    t->n_tokens, left, right);
     ak42_status status = find_joined(b, left, right, &merged);
     if (status) return status;
     if (merged == NO_TOKEN)
-        return FAIL(b, FORMAT, "%s: merge %u: tokens %u and %u together are no token", b->name, rank, left, right);
+        return FAIL(b, FORMAT, "%s: merge %u: tokens %u and %u together are no token", b->name, rank, left,
+                    right);
     *find_merge(t, left, right) = (merge_slot){left, right, rank, merged};
     return AK42_STATUS_OK;
 }
@@ -212,7 +233,9 @@ ak42_status build_merge(builder *b, uint32_t rank, uint32_t left, uint32_t right
 
 ak42_status build_steps(builder *b, uint32_t n_steps, uint64_t bytes_size) {
     ak42_tokenizer *t = b->t;
-    if (n_steps > STEPS_MAX) return FAIL(b, UNSUPPORTED, "%s: tokenizer: expected up to %d steps, found %u", b->name, STEPS_MAX, n_steps);
+    if (n_steps > STEPS_MAX)
+        return FAIL(b, UNSUPPORTED, "%s: tokenizer: expected up to %d steps, found %u", b->name, STEPS_MAX,
+                    n_steps);
     t->steps = mem_zalloc(&t->alloc, STEPS_MAX, sizeof *t->steps);
     t->step_bytes = mem_zalloc(&t->alloc, bytes_size + 1, 1);
     if (!t->steps || !t->step_bytes) return no_memory(b);
@@ -230,8 +253,10 @@ static ak42_status wrong_step(const builder *b, const char *what) {
 static ak42_status check_step(builder *b, step *s) {
     ak42_tokenizer *t = b->t;
     bool added = t->added_step != NO_TOKEN;
-    if (t->maps_bytes && (s->op < STEP_SPLIT || s->op == STEP_BYTE_LEVEL)) return wrong_step(b, "the text is mapped to GPT-2's alphabet already");
-    if (!added && s->op >= STEP_SPLIT && s->op != STEP_SPACES) return wrong_step(b, "expected op 8 (added tokens) before it");
+    if (t->maps_bytes && (s->op < STEP_SPLIT || s->op == STEP_BYTE_LEVEL))
+        return wrong_step(b, "the text is mapped to GPT-2's alphabet already");
+    if (!added && s->op >= STEP_SPLIT && s->op != STEP_SPACES)
+        return wrong_step(b, "expected op 8 (added tokens) before it");
     uint32_t behaviour = s->flags & SPLIT_BEHAVIOUR, allowed = 0;
     switch (s->op) {
     case STEP_PREPEND:
@@ -240,7 +265,8 @@ static ak42_status check_step(builder *b, step *s) {
         break;
     case STEP_REPLACE:
         allowed = REPLACE_REGEX;
-        if (s->text_size < 4 || load_u32(s->text) > s->text_size - 4 || !load_u32(s->text)) return wrong_step(b, "expected a text to replace");
+        if (s->text_size < 4 || load_u32(s->text) > s->text_size - 4 || !load_u32(s->text))
+            return wrong_step(b, "expected a text to replace");
         s->to = s->text + 4 + load_u32(s->text);
         s->to_size = s->text_size - 4 - load_u32(s->text);
         s->text_size = load_u32(s->text);
@@ -270,17 +296,21 @@ static ak42_status check_step(builder *b, step *s) {
         if (!s->text_size || t->spaces) return wrong_step(b, "expected one text that stands for a space");
         break;
     }
-    if (s->flags & ~allowed) return FAIL(b, UNSUPPORTED, "%s: tokenizer: step %u: unknown flags 0x%x", b->name, t->n_steps, s->flags & ~allowed);
+    if (s->flags & ~allowed)
+        return FAIL(b, UNSUPPORTED, "%s: tokenizer: step %u: unknown flags 0x%x", b->name, t->n_steps,
+                    s->flags & ~allowed);
     return AK42_STATUS_OK;
 }
 
 ak42_status build_step(builder *b, uint32_t op, uint32_t flags, const uint8_t *bytes, uint64_t size) {
     ak42_tokenizer *t = b->t;
-    if (!(op >= STEP_PREPEND && op <= STEP_NFC) && op != STEP_ADDED && !(op >= STEP_SPLIT && op <= STEP_BYTE_LEVEL) && op != STEP_SPACES)
+    if (!(op >= STEP_PREPEND && op <= STEP_NFC) && op != STEP_ADDED &&
+        !(op >= STEP_SPLIT && op <= STEP_BYTE_LEVEL) && op != STEP_SPACES)
         return FAIL(b, UNSUPPORTED, "%s: tokenizer: step %u: unknown op %u", b->name, t->n_steps, op);
     if (t->n_steps == t->steps_max || size > STEP_BYTES_MAX || size > b->step_bytes_size - b->step_size)
         return wrong_step(b, "it is larger than announced");
-    step s = {.op = (step_op)op, .flags = flags, .text = t->step_bytes + b->step_size, .text_size = (uint32_t)size};
+    step s = {.op = (step_op)op, .flags = flags, .text = t->step_bytes + b->step_size,
+              .text_size = (uint32_t)size};
     if (size) memcpy(t->step_bytes + b->step_size, bytes, size);
     b->step_size += size;
     ak42_status status = check_step(b, &s);
@@ -293,16 +323,20 @@ ak42_status build_step(builder *b, uint32_t op, uint32_t flags, const uint8_t *b
         return AK42_STATUS_OK;
     }
     if (op == STEP_ADDED) t->added_step = t->n_steps;
-    bool pattern = (op == STEP_SPLIT && !(flags & SPLIT_LITERAL)) || (op == STEP_REPLACE && flags & REPLACE_REGEX);
+    bool pattern = (op == STEP_SPLIT && !(flags & SPLIT_LITERAL)) ||
+                   (op == STEP_REPLACE && flags & REPLACE_REGEX);
     t->steps[t->n_steps] = s;
-    if (pattern) status = regex_compile(&t->steps[t->n_steps].re, s.text, s.text_size, t->map, &t->alloc, b->name, b->err);
+    if (pattern)
+        status = regex_compile(&t->steps[t->n_steps].re, s.text, s.text_size, t->map, &t->alloc, b->name,
+                               b->err);
     t->n_steps++;
     return status;
 }
 
 /* ---- what is derived ---- */
 
-/* Merges by score: smaller numbers first, equal scores equal. Scores that are no number, or at or below llama2.c's limit, never. */
+/* Merges by score: smaller numbers first, equal scores equal. Scores that are no number, or at or below
+ * llama2.c's limit, never. */
 static ak42_status make_priorities(builder *b) {
     ak42_tokenizer *t = b->t;
     const float limit = -1e10f;
@@ -312,7 +346,8 @@ static ak42_status make_priorities(builder *b) {
     for (uint32_t id = 0; id < t->n_tokens; id++) {
         uint32_t type = token_type(t, id), bits;
         float score = t->scores[id] + 0.0f;          /* -0 counts as 0 */
-        bool piece = type == TYPE_NORMAL || type == TYPE_USER || (t->flags & FLAG_ANY_PIECE && type != TYPE_CONTROL);
+        bool piece = type == TYPE_NORMAL || type == TYPE_USER ||
+                     (t->flags & FLAG_ANY_PIECE && type != TYPE_CONTROL);
         t->priorities[id] = NO_TOKEN;
         if (!piece || !(score > limit)) continue;
         memcpy(&bits, &score, sizeof bits);
@@ -334,7 +369,8 @@ static void make_byte_ids(ak42_tokenizer *t) {
     for (uint32_t id = t->n_tokens; id-- > 0;) {
         uint32_t size;
         const uint8_t *bytes = token_bytes(t, id, &size);
-        if (token_type(t, id) == TYPE_BYTE && t->flags & FLAG_BYTE_FALLBACK) t->byte_ids[byte_token_value(bytes, size)] = id;
+        if (token_type(t, id) == TYPE_BYTE && t->flags & FLAG_BYTE_FALLBACK)
+            t->byte_ids[byte_token_value(bytes, size)] = id;
     }
     for (uint32_t i = 0; i < 128; i++) {
         uint8_t byte = (uint8_t)i;
@@ -352,17 +388,18 @@ static bool mark_inside(const ak42_tokenizer *t, uint32_t id, const char *mark, 
     return false;
 }
 
-/* SentencePiece vocabularies hardly ever have a piece that goes on into the next word. Where none does, a text may be cut before
- * every word with exactly the same result, and short pieces are merged much faster. */
+/* SentencePiece vocabularies hardly ever have a piece that goes on into the next word. Where none does, a
+ * text may be cut before every word with exactly the same result, and short pieces are merged much faster. */
 static void find_word_mark(ak42_tokenizer *t) {
-    static const char *const marks[] = {"\xE2\x96\x81", " "};      /* U+2581 or a plain space (tokenizer.bin) */
+    static const char *const marks[] = {"\xE2\x96\x81", " "};      /* U+2581, a plain space (tokenizer.bin) */
     if (t->kind != KIND_SPM || t->flags & FLAG_IGNORE_MERGES) return;
     for (uint32_t i = 0; i < ARRAY_LEN(marks) && !t->word_mark; i++) {
         uint32_t size = (uint32_t)strlen(marks[i]);
         bool crossed = find_token(t, (const uint8_t *)marks[i], size) == NO_TOKEN;
         if (t->merges_size) {
             for (uint32_t slot = 0; slot < t->merges_size && !crossed; slot++)
-                crossed = t->merges[slot].left != NO_TOKEN && mark_inside(t, t->merges[slot].merged, marks[i], size);
+                crossed = t->merges[slot].left != NO_TOKEN &&
+                          mark_inside(t, t->merges[slot].merged, marks[i], size);
         } else {
             for (uint32_t id = 0; id < t->n_tokens && !crossed; id++)
                 crossed = t->priorities[id] != NO_TOKEN && mark_inside(t, id, marks[i], size);
@@ -398,7 +435,8 @@ static ak42_status make_tries(builder *b) {
         const uint8_t *bytes = token_bytes(t, id, &size);
         if (!size || (type != TYPE_USER && !type_is_special(type))) continue;
         if (size > ADDED_BYTES_MAX)
-            return FAIL(b, UNSUPPORTED, "%s: token %u: expected an added token of up to %d bytes, found %u", b->name, id, ADDED_BYTES_MAX, size);
+            return FAIL(b, UNSUPPORTED, "%s: token %u: expected an added token of up to %d bytes, found %u",
+                        b->name, id, ADDED_BYTES_MAX, size);
         if (t->attrs[id] & ATTR_NORMALIZED) status = insert_normalised(b, id, bytes, size);
         else status = trie_insert(b, &t->raw, bytes, size, id);
     }
@@ -407,7 +445,8 @@ static ak42_status make_tries(builder *b) {
 
 ak42_status build_end(builder *b, ak42_tokenizer **tokenizer) {
     ak42_tokenizer *t = b->t;
-    if (t->added_step == NO_TOKEN) return FAIL(b, FORMAT, "%s: tokenizer: expected op 8 (added tokens) among the steps", b->name);
+    if (t->added_step == NO_TOKEN)
+        return FAIL(b, FORMAT, "%s: tokenizer: expected op 8 (added tokens) among the steps", b->name);
     ak42_status status = make_priorities(b);
     if (status) return status;
     make_byte_ids(t);

@@ -4,7 +4,8 @@
  *   tokenizer_added.c   added and special tokens, found in the text before anything else
  *   tokenizer_bpe.c     the merges: one piece of text to ids
  *   tokenizer_build.c   checks and indexes, made once at load
- *   tokenizer_tokn.c, tokenizer_gguf.c, tokenizer_bin.c   the three sources, which all fill the same struct through tokenizer_build.c */
+ *   tokenizer_tokn.c, tokenizer_gguf.c, tokenizer_bin.c   the three sources: they fill the same struct
+ *                       through tokenizer_build.c; tokenizer_presets.c: GGUF's names for steps */
 #ifndef AK42_TOKENIZER_PARTS_H
 #define AK42_TOKENIZER_PARTS_H
 
@@ -16,22 +17,34 @@
 enum { KIND_SPM = 1, KIND_BPE = 2 };
 
 enum {
-    FLAG_ADD_BOS = 1, FLAG_ADD_EOS = 2, FLAG_DUMMY_PREFIX = 4, FLAG_BYTE_FALLBACK = 8, FLAG_IGNORE_MERGES = 16, FLAG_COLLAPSE = 32,
-    FLAG_ANY_PIECE = 64, FLAG_EMIT_UNK = 128, FLAG_FUSE_UNK = 256, FLAG_ALL = 511
+    FLAG_ADD_BOS = 1, FLAG_ADD_EOS = 2, FLAG_DUMMY_PREFIX = 4, FLAG_BYTE_FALLBACK = 8,
+    FLAG_IGNORE_MERGES = 16, FLAG_COLLAPSE = 32, FLAG_ANY_PIECE = 64, FLAG_EMIT_UNK = 128,
+    FLAG_FUSE_UNK = 256, FLAG_ALL = 511
 };
 
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_UNUSED = 5, TYPE_BYTE = 6, TYPE_MASK = 255 };
-enum { ATTR_LSTRIP = 1 << 8, ATTR_RSTRIP = 1 << 9, ATTR_SINGLE_WORD = 1 << 10, ATTR_NORMALIZED = 1 << 11, ATTR_ADDED_ONLY = 1 << 12,
-       ATTR_ALL = (1 << 13) - 1 };
+enum {
+    TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_UNUSED = 5, TYPE_BYTE = 6,
+    TYPE_MASK = 255
+};
+enum {
+    ATTR_LSTRIP = 1 << 8, ATTR_RSTRIP = 1 << 9, ATTR_SINGLE_WORD = 1 << 10, ATTR_NORMALIZED = 1 << 11,
+    ATTR_ADDED_ONLY = 1 << 12, ATTR_ALL = (1 << 13) - 1
+};
 
 typedef enum step_op {
-    STEP_PREPEND = 1, STEP_REPLACE = 2, STEP_STRIP = 3, STEP_NFC = 4, STEP_ADDED = 8, STEP_SPLIT = 16, STEP_DIGITS = 17,
-    STEP_PUNCTUATION = 18, STEP_BYTE_LEVEL = 19, STEP_SPACES = 32
+    STEP_PREPEND = 1, STEP_REPLACE = 2, STEP_STRIP = 3, STEP_NFC = 4, STEP_ADDED = 8,
+    STEP_SPLIT = 16, STEP_DIGITS = 17, STEP_PUNCTUATION = 18, STEP_BYTE_LEVEL = 19, STEP_SPACES = 32
 } step_op;
 
-enum { PREPEND_UNLESS_THERE = 1, PREPEND_FIRST = 2, REPLACE_REGEX = 1, STRIP_LEFT = 1, STRIP_RIGHT = 2, STRIP_SPACES = 4,
-       SPLIT_BEHAVIOUR = 7, SPLIT_INVERT = 8, SPLIT_LITERAL = 16, DIGITS_SINGLE = 1, SPACES_FIRST = 1 };
-enum { BEHAVIOUR_ISOLATED, BEHAVIOUR_REMOVED, BEHAVIOUR_PREVIOUS, BEHAVIOUR_NEXT, BEHAVIOUR_CONTIGUOUS, BEHAVIOUR_COUNT };
+enum {
+    PREPEND_UNLESS_THERE = 1, PREPEND_FIRST = 2, REPLACE_REGEX = 1,
+    STRIP_LEFT = 1, STRIP_RIGHT = 2, STRIP_SPACES = 4,
+    SPLIT_BEHAVIOUR = 7, SPLIT_INVERT = 8, SPLIT_LITERAL = 16, DIGITS_SINGLE = 1, SPACES_FIRST = 1
+};
+enum {
+    BEHAVIOUR_ISOLATED, BEHAVIOUR_REMOVED, BEHAVIOUR_PREVIOUS, BEHAVIOUR_NEXT, BEHAVIOUR_CONTIGUOUS,
+    BEHAVIOUR_COUNT
+};
 
 enum { STEPS_MAX = 64, STEP_BYTES_MAX = 65536, ADDED_BYTES_MAX = 4096, TEXT_MAX = INT32_MAX };
 
@@ -76,7 +89,8 @@ struct ak42_tokenizer {
     uint32_t *begins;              /* (n_tokens + 1) */
     float *scores;                 /* (n_tokens) */
     uint32_t *attrs;               /* (n_tokens): type and attributes */
-    uint32_t *priorities;          /* (n_tokens), by score: smaller is merged first; NO_TOKEN: never made by merging. NULL with merges */
+    uint32_t *priorities;          /* (n_tokens), by score: smaller is merged first; NO_TOKEN: never made by
+                                    * merging. NULL where merges go by rank */
     uint32_t *index;               /* (index_size): id + 1 by hash of the bytes; 0: empty */
     uint32_t index_size;           /* a power of two */
     uint32_t token_size_max;
@@ -98,7 +112,7 @@ struct ak42_tokenizer {
     const uint8_t *spaces;         /* decoding: this piece of a token's bytes is a space; NULL: none */
     uint32_t spaces_size, spaces_flags;
     unicode_map *map;
-    trie raw, normalised;          /* tokens that match in the text, and those that match in the normalised text */
+    trie raw, normalised;          /* added tokens that match in the text, in the normalised text */
 };
 
 static inline const uint8_t *token_bytes(const ak42_tokenizer *t, uint32_t id, uint32_t *size) {
@@ -124,7 +138,8 @@ ak42_status build_begin(builder *b, const allocator *alloc, uint32_t kind, uint3
 ak42_status build_tokens(builder *b, uint32_t n_tokens, uint64_t bytes_size);
 /* The next token. */
 ak42_status build_token(builder *b, const uint8_t *bytes, uint64_t size, float score, uint32_t attr);
-ak42_status build_ids(builder *b, int32_t bos_id, int32_t unk_id, int32_t pad_id, const int32_t *eos_ids, uint32_t n_eos);
+ak42_status build_ids(builder *b, int32_t bos_id, int32_t unk_id, int32_t pad_id, const int32_t *eos_ids,
+                      uint32_t n_eos);
 /* After the last token: makes tokens findable and room for n_merges merges. */
 ak42_status build_index(builder *b, uint32_t n_merges);
 /* The merge of this rank; merges come in any order, the later of two equal pairs wins. */
@@ -186,7 +201,8 @@ void encoder_emit(encoder *e, uint32_t id);
 bool buffer_reserve(encoder *e, buffer *b, uint64_t max);
 
 /* Finds added tokens of the tree in text, emits them and gives what stands between to steps from next on. */
-void encode_added(encoder *e, const trie *tree, const uint8_t *text, uint32_t size, uint32_t next, bool first);
+void encode_added(encoder *e, const trie *tree, const uint8_t *text, uint32_t size, uint32_t next,
+                  bool first);
 ak42_status trie_insert(builder *b, trie *tree, const uint8_t *bytes, uint32_t size, uint32_t token);
 /* Runs steps from step on; first: the text's beginning is the beginning of what the caller encodes. */
 void encode_steps(encoder *e, uint32_t step, const uint8_t *text, uint32_t size, bool first);

@@ -1,5 +1,6 @@
-/* tokenizer_presets.c: the steps behind the pre-tokenizer names of GGUF files (tokenizer.ggml.pre). Data: a name stands for the
- * components of the tokenizer.json that it was made from. converter/tokenizer_presets.py holds the same table. */
+/* tokenizer_presets.c: the steps behind the pre-tokenizer names of GGUF files (tokenizer.ggml.pre). Data: a
+ * name stands for the components of the tokenizer.json that it was made from. converter/tokenizer_presets.py
+ * holds the same table. */
 #include "tokenizer_presets.h"
 
 #define TEXT(s) (const uint8_t *)(s), sizeof(s) - 1
@@ -11,17 +12,19 @@
 #define PATTERN_GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 #define CONTRACTIONS "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define TAIL "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define PATTERN_LLAMA3 CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" TAIL
+#define PATTERN_LLAMA3 \
+    CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" TAIL
 #define PATTERN_QWEN2 CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*" TAIL
 #define PATTERN_QWEN35 \
     CONTRACTIONS "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*" TAIL
 #define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 #define PATTERN_TEKKEN \
-    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" TAIL
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*|\\p{N}" \
+    "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" TAIL
 #define PATTERN_GPT4O \
-    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" CONTRACTIONS "?|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*" CONTRACTIONS \
-    "?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" TAIL
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" CONTRACTIONS "?|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*" \
+    CONTRACTIONS "?|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*" TAIL
 /* Letters of the scripts that have cases, as the tokenizer of DeepSeek LLM lists them. */
 #define CASED_LETTERS \
     "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af" \
@@ -37,8 +40,13 @@
     "\U000104d8-\U000104fb\U00010c80-\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df" \
     "\U0001e900-\U0001e943"
 
-static const preset_step steps_none[] = {ADDED, ISOLATE("[\\p{P}\\$\\+<=>\\^~\\|]+"), ISOLATE(PATTERN_GPT2), ISOLATE("\\p{N}+"),
-                                         ISOLATE("[0-9][0-9][0-9]")};
+static const preset_step steps_none[] = {
+    ADDED,
+    ISOLATE("[\\p{P}\\$\\+<=>\\^~\\|]+"),
+    ISOLATE(PATTERN_GPT2),
+    ISOLATE("\\p{N}+"),
+    ISOLATE("[0-9][0-9][0-9]"),
+};
 static const preset_step steps_gpt2[] = {ADDED, ISOLATE(PATTERN_GPT2)};
 static const preset_step steps_gpt2_nfc[] = {NFC, ADDED, ISOLATE(PATTERN_GPT2)};
 static const preset_step steps_digits[] = {ADDED, SINGLE_DIGITS, ISOLATE(PATTERN_GPT2)};
@@ -69,7 +77,8 @@ static const preset_step steps_deepseek_v3[] = {
     ADDED,
     ISOLATE("\\p{N}{1,3}"),
     ISOLATE("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"),
-    ISOLATE("[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
+    ISOLATE("[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+"
+            "|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*"
             "|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"),
 };
 static const preset_step steps_falcon[] = {

@@ -1,6 +1,6 @@
-/* tokenizer_steps.c: the steps before the merges, one after another as the file lists them: the normaliser, the cut at added tokens,
- * the pre-tokenizer. A step hands every piece that it makes to the next step at once, so that no list of pieces is kept; what a
- * step rewrites stands in a buffer of its own. */
+/* tokenizer_steps.c: the steps before the merges, one after another as the file lists them: the normaliser,
+ * the cut at added tokens, the pre-tokenizer. A step hands every piece that it makes to the next step at
+ * once, so that no list of pieces is kept; what a step rewrites stands in a buffer of its own. */
 #include "tokenizer_parts.h"
 
 static bool append(encoder *e, buffer *b, const void *bytes, uint32_t size) {
@@ -26,7 +26,8 @@ typedef struct cutter {
 } cutter;
 
 /* The next occurrence of bytes in text from at on; size where there is none. */
-static uint32_t find_literal(const uint8_t *text, uint32_t size, uint32_t at, const uint8_t *bytes, uint32_t bytes_size) {
+static uint32_t find_literal(const uint8_t *text, uint32_t size, uint32_t at, const uint8_t *bytes,
+                             uint32_t bytes_size) {
     while (bytes_size <= size && at <= size - bytes_size) {
         const uint8_t *hit = memchr(text + at, bytes[0], size - bytes_size - at + 1);
         if (!hit) break;
@@ -38,7 +39,8 @@ static uint32_t find_literal(const uint8_t *text, uint32_t size, uint32_t at, co
 }
 
 static bool cut_char(const cutter *c, uint32_t code_point) {
-    return c->s->op == STEP_DIGITS ? unicode_is_number(c->e->t->map, code_point) : unicode_is_mark(code_point);
+    if (c->s->op == STEP_DIGITS) return unicode_is_number(c->e->t->map, code_point);
+    return unicode_is_mark(code_point);
 }
 
 /* The first match at or after c->at; both ends are c->size where there is none. */
@@ -53,7 +55,8 @@ static void find_match(cutter *c) {
             return;
         }
     } else if (c->s->re.program) {
-        if (!regex_scan_next(c->scan, c->at, &c->match_begin, &c->match_end)) c->match_begin = c->match_end = c->size;
+        if (!regex_scan_next(c->scan, c->at, &c->match_begin, &c->match_end))
+            c->match_begin = c->match_end = c->size;
         if (c->scan->out_of_memory) c->e->status = AK42_STATUS_NOMEM;
     } else {
         c->match_begin = find_literal(c->text, c->size, c->at, c->s->text, c->s->text_size);
@@ -87,7 +90,8 @@ static void split(encoder *e, uint32_t index, const uint8_t *text, uint32_t size
     uint32_t held_begin = 0, held_end = 0;         /* a piece that may still grow; equal: none */
     bool invert = s->op == STEP_SPLIT && s->flags & SPLIT_INVERT, is_match, last = false;
     cutter c;
-    if (s->op == STEP_DIGITS) behaviour = s->flags & DIGITS_SINGLE ? BEHAVIOUR_ISOLATED : BEHAVIOUR_CONTIGUOUS;
+    if (s->op == STEP_DIGITS)
+        behaviour = s->flags & DIGITS_SINGLE ? BEHAVIOUR_ISOLATED : BEHAVIOUR_CONTIGUOUS;
     cutter_begin(&c, e, index, text, size);
     while (cutter_next(&c, &begin, &end, &is_match)) {
         is_match ^= invert;
@@ -103,7 +107,8 @@ static void split(encoder *e, uint32_t index, const uint8_t *text, uint32_t size
             held_end = end;
             continue;
         }
-        if (held_end > held_begin) encode_steps(e, index + 1, text + held_begin, held_end - held_begin, first && held_begin == 0);
+        if (held_end > held_begin)
+            encode_steps(e, index + 1, text + held_begin, held_end - held_begin, first && held_begin == 0);
         held_begin = begin;
         held_end = behaviour == BEHAVIOUR_REMOVED && is_match ? begin : end;
     }
@@ -138,7 +143,9 @@ static void prepend(encoder *e, uint32_t index, const uint8_t *text, uint32_t si
     encode_steps(e, index + 1, text, size, first);
 }
 
-static bool strips(const step *s, uint32_t c) { return s->flags & STRIP_SPACES ? c == ' ' : unicode_is_space(c); }
+static bool strips(const step *s, uint32_t c) {
+    return s->flags & STRIP_SPACES ? c == ' ' : unicode_is_space(c);
+}
 
 static void strip(encoder *e, uint32_t index, const uint8_t *text, uint32_t size, bool first) {
     const step *s = &e->t->steps[index];
@@ -156,7 +163,8 @@ static void strip(encoder *e, uint32_t index, const uint8_t *text, uint32_t size
 /* One stretch that begins where nothing composes backwards. */
 static bool append_nfc(encoder *e, buffer *out, const uint8_t *text, uint32_t size) {
     if (size > e->points_max) {
-        uint32_t *grown = mem_resize(&e->t->alloc, e->points, (uint64_t)size * 2 * UNICODE_NFC_GROWTH * sizeof *grown);
+        uint32_t *grown = mem_resize(&e->t->alloc, e->points,
+                                     (uint64_t)size * 2 * UNICODE_NFC_GROWTH * sizeof *grown);
         if (!grown) {
             e->status = AK42_STATUS_NOMEM;
             return false;
@@ -170,18 +178,20 @@ static bool append_nfc(encoder *e, buffer *out, const uint8_t *text, uint32_t si
     return true;
 }
 
-/* Normalisation form C. What is below U+0300 is in that form already, and no ASCII character composes with what stands before it:
- * only stretches with other characters are worth the work. */
+/* Normalisation form C. What is below U+0300 is in that form already, and no ASCII character composes with
+ * what stands before it: only stretches with other characters are worth the work. */
 static void normalise(encoder *e, uint32_t index, const uint8_t *text, uint32_t size, bool first) {
     buffer *out = &e->buffers[index];
     uint32_t begin = 0, at = 0;
     out->size = 0;
     while (at < size) {
-        uint32_t start = at++;     /* one character of ASCII, or the text's first, and all others that follow */
+        uint32_t start = at++;     /* one character of ASCII, or the text's first, and all others behind it */
         bool plain = text[start] < 0xCC;
-        for (; at < size && text[at] >= 0x80; at++) plain &= text[at] < 0xCC;       /* 0xCC begins U+0300 in UTF-8 */
+        /* In UTF-8 what is below U+0300 has no byte from 0xCC on. */
+        for (; at < size && text[at] >= 0x80; at++) plain &= text[at] < 0xCC;
         if (plain) continue;
-        if (!append(e, out, text + begin, start - begin) || !append_nfc(e, out, text + start, at - start)) return;
+        if (!append(e, out, text + begin, start - begin) || !append_nfc(e, out, text + start, at - start))
+            return;
         begin = at;
     }
     if (!append(e, out, text + begin, size - begin)) return;
@@ -193,7 +203,8 @@ static void map_bytes(encoder *e, uint32_t index, const uint8_t *text, uint32_t 
     buffer *out = &e->buffers[index];
     if (!buffer_reserve(e, out, (uint64_t)size * 2)) return;
     out->size = 0;
-    for (uint32_t i = 0; i < size; i++) out->size += utf8_put(out->data + out->size, alphabet_from_byte(text[i]));
+    for (uint32_t i = 0; i < size; i++)
+        out->size += utf8_put(out->data + out->size, alphabet_from_byte(text[i]));
     encode_steps(e, index + 1, out->data, out->size, first);
 }
 

@@ -1,5 +1,5 @@
-/* tokenizer_tokn.c: the TOKN section of ak42 files (docs/tokenizer.md) to a tokenizer. Every count is proven against the bytes that
- * are left before anything is allocated for it. */
+/* tokenizer_tokn.c: the TOKN section of ak42 files (docs/tokenizer.md) to a tokenizer. Every count is proven
+ * against the bytes that are left before anything is allocated for it. */
 #include "tokenizer_parts.h"
 
 enum { HEADER_BYTES = 40, TOKEN_BYTES_MIN = 12, MERGE_BYTES = 8, STEP_BYTES_MIN = 12 };
@@ -12,14 +12,15 @@ typedef struct reader {
 } reader;
 
 static ak42_status truncated(const reader *r, const char *what, uint64_t index) {
-    return error_set(r->err, AK42_STATUS_FORMAT, "%s: TOKN: %s %llu at byte %llu goes beyond the section of %llu bytes", r->name, what,
+    return error_set(r->err, AK42_STATUS_FORMAT,
+                     "%s: TOKN: %s %llu at byte %llu goes beyond the section of %llu bytes", r->name, what,
                      (unsigned long long)index, (unsigned long long)r->at, (unsigned long long)r->size);
 }
 
 static bool fits(const reader *r, uint64_t count, uint64_t each) { return count <= (r->size - r->at) / each; }
 
-/* The length-prefixed entries (fixed bytes, the last four of them a length, then so many bytes) from here on: checks them all and
- * adds up the lengths. */
+/* The length-prefixed entries (fixed bytes, the last four of them a length, then so many bytes) from here on:
+ * checks them all and adds up the lengths. */
 static ak42_status measure(reader *r, uint32_t count, uint32_t fixed, const char *what, uint64_t *bytes) {
     uint64_t start = r->at;
     *bytes = 0;
@@ -71,14 +72,18 @@ static ak42_status read_steps(reader *r, builder *b, uint32_t n_steps) {
 static ak42_status read_section(reader *r, builder *b, const allocator *alloc) {
     int32_t eos_ids[AK42_EOS_MAX];
     if (r->size < HEADER_BYTES)
-        return error_set(r->err, AK42_STATUS_FORMAT, "%s: TOKN: expected at least %d bytes, found %llu", r->name, HEADER_BYTES,
-                         (unsigned long long)r->size);
+        return error_set(r->err, AK42_STATUS_FORMAT, "%s: TOKN: expected at least %d bytes, found %llu",
+                         r->name, HEADER_BYTES, (unsigned long long)r->size);
     const uint8_t *p = r->data;
-    uint32_t n_eos = load_u32(p + 24), n_tokens = load_u32(p + 28), n_merges = load_u32(p + 32), n_steps = load_u32(p + 36);
-    if (load_u32(p) != 1) return error_set(r->err, AK42_STATUS_UNSUPPORTED, "%s: TOKN: expected version 1, found %u", r->name, load_u32(p));
+    uint32_t n_eos = load_u32(p + 24), n_tokens = load_u32(p + 28), n_merges = load_u32(p + 32);
+    uint32_t n_steps = load_u32(p + 36);
+    if (load_u32(p) != 1)
+        return error_set(r->err, AK42_STATUS_UNSUPPORTED, "%s: TOKN: expected version 1, found %u", r->name,
+                         load_u32(p));
     r->at = HEADER_BYTES;
     if (n_eos > AK42_EOS_MAX)
-        return error_set(r->err, AK42_STATUS_UNSUPPORTED, "%s: TOKN: expected up to %d eos ids, found %u", r->name, AK42_EOS_MAX, n_eos);
+        return error_set(r->err, AK42_STATUS_UNSUPPORTED, "%s: TOKN: expected up to %d eos ids, found %u",
+                         r->name, AK42_EOS_MAX, n_eos);
     if (!fits(r, n_eos, 4)) return truncated(r, "eos id", n_eos);
     for (uint32_t i = 0; i < n_eos; i++, r->at += 4) eos_ids[i] = load_i32(p + r->at);
     if (!fits(r, n_tokens, TOKEN_BYTES_MIN)) return truncated(r, "token", n_tokens);
@@ -88,13 +93,13 @@ static ak42_status read_section(reader *r, builder *b, const allocator *alloc) {
     if (!status) status = read_merges(r, b, n_merges);
     if (!status) status = read_steps(r, b, n_steps);
     if (!status && r->at != r->size)
-        status = error_set(r->err, AK42_STATUS_FORMAT, "%s: TOKN: expected %llu bytes, found %llu", r->name, (unsigned long long)r->at,
-                           (unsigned long long)r->size);
+        status = error_set(r->err, AK42_STATUS_FORMAT, "%s: TOKN: expected %llu bytes, found %llu", r->name,
+                           (unsigned long long)r->at, (unsigned long long)r->size);
     return status;
 }
 
-ak42_status tokenizer_from_tokn(ak42_tokenizer **tokenizer, const uint8_t *data, uint64_t size, const char *name, const allocator *alloc,
-                                ak42_error *err) {
+ak42_status tokenizer_from_tokn(ak42_tokenizer **tokenizer, const uint8_t *data, uint64_t size,
+                                const char *name, const allocator *alloc, ak42_error *err) {
     reader r = {.data = data, .size = size, .name = name, .err = err};
     builder b = {.name = name, .err = err};
     ak42_status status = read_section(&r, &b, alloc);

@@ -1,4 +1,5 @@
-/* unicode.c: UTF-8 decoding and category look-ups over unicode_table.c. Used by the regular expressions and the tokenizer. */
+/* unicode.c: UTF-8 decoding and category look-ups over unicode_table.c. Used by the regular expressions and
+ * the tokenizer. */
 #include "unicode.h"
 
 /* The last of n ascending keys (each entry shifted right) that is <= value; entry 0 is. */
@@ -29,8 +30,8 @@ uint32_t unicode_category_beyond(uint32_t code_point) {
 
 bool unicode_is_space(uint32_t c) {
     if (c < 0x80) return c == ' ' || (c >= 9 && c <= 13);
-    return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F ||
-           c == 0x205F || c == 0x3000;
+    return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 ||
+           c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 bool unicode_is_number(const unicode_map *map, uint32_t c) {
@@ -41,9 +42,10 @@ bool unicode_is_number(const unicode_map *map, uint32_t c) {
 bool unicode_is_word(const unicode_map *map, uint32_t c) {
     uint32_t category = unicode_category(map, c);
     if (category >= CATEGORY_LU && category <= CATEGORY_NL) return true;
-    /* Connectors, the two joiners, and the circled and squared letters that are alphabetic though they are symbols. */
-    return category == CATEGORY_PC || c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
-           (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
+    /* Connectors, the two joiners, and the circled and squared letters that are alphabetic though they are
+     * symbols. */
+    return category == CATEGORY_PC || c == 0x200C || c == 0x200D || (c >= 0x24B6 && c <= 0x24E9) ||
+           (c >= 0x1F130 && c <= 0x1F149) || (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
 }
 
 bool unicode_is_mark(uint32_t c) {
@@ -68,7 +70,8 @@ uint32_t utf8_next(const uint8_t *p, const uint8_t *end, uint32_t *length) {
             return c;
         }
     }
-    if (first >= 0xF0 && first < 0xF5 && left >= 4 && (p[1] & 0xC0) == 0x80 && (p[2] & 0xC0) == 0x80 && (p[3] & 0xC0) == 0x80) {
+    if (first >= 0xF0 && first < 0xF5 && left >= 4 && (p[1] & 0xC0) == 0x80 && (p[2] & 0xC0) == 0x80 &&
+        (p[3] & 0xC0) == 0x80) {
         uint32_t c = (first & 0x07) << 18 | (p[1] & 0x3Fu) << 12 | (p[2] & 0x3Fu) << 6 | (p[3] & 0x3Fu);
         if (c >= 0x10000 && c < UNICODE_END) {
             *length = 4;

@@ -1,9 +1,10 @@
-/* unicode_nfc.c: Unicode normalisation form C over unicode_nfc_table.c, with the Unicode version that Hugging Face's tokenizers
- * normalises with. Called by the NFC step of a tokenizer. */
+/* unicode_nfc.c: Unicode normalisation form C over unicode_nfc_table.c, with the Unicode version that Hugging
+ * Face's tokenizers normalises with. Called by the NFC step of a tokenizer. */
 #include "unicode.h"
 
 /* unicode_nfc_table.c */
-extern const uint32_t unicode_decompositions[][3], unicode_n_decompositions, unicode_combining[][3], unicode_n_combining;
+extern const uint32_t unicode_decompositions[][3], unicode_n_decompositions;
+extern const uint32_t unicode_combining[][3], unicode_n_combining;
 extern const uint16_t unicode_compositions[];
 extern const uint32_t unicode_n_compositions;
 
@@ -40,7 +41,8 @@ static const uint32_t *decomposition(uint32_t c) {
 static uint32_t composition(uint32_t first, uint32_t second) {
     if (first - HANGUL_L < HANGUL_N_L && second - HANGUL_V < HANGUL_N_V)
         return HANGUL_S + ((first - HANGUL_L) * HANGUL_N_V + (second - HANGUL_V)) * HANGUL_N_T;
-    if (first - HANGUL_S < HANGUL_N_S && (first - HANGUL_S) % HANGUL_N_T == 0 && second > HANGUL_T && second < HANGUL_T + HANGUL_N_T)
+    if (first - HANGUL_S < HANGUL_N_S && (first - HANGUL_S) % HANGUL_N_T == 0 && second > HANGUL_T &&
+        second < HANGUL_T + HANGUL_N_T)
         return first + (second - HANGUL_T);
     uint32_t low = 0, high = unicode_n_compositions;
     while (low < high) {
@@ -53,7 +55,8 @@ static uint32_t composition(uint32_t first, uint32_t second) {
     return 0;
 }
 
-/* Appends the full decomposition of c, at most UNICODE_NFC_GROWTH points. The first part may decompose again, the second may not. */
+/* Appends the full decomposition of c, at most UNICODE_NFC_GROWTH points. The first part may decompose again,
+ * the second may not. */
 static uint32_t decompose(uint32_t *out, uint32_t c) {
     uint32_t stack[UNICODE_NFC_GROWTH], n_stack = 0, n = 0;
     const uint32_t *parts;
@@ -78,7 +81,8 @@ static void sort_marks(uint32_t *marks, uint32_t n, uint32_t *room) {
     if (n <= INSERTION_MAX) {
         for (uint32_t i = 1; i < n; i++) {
             uint32_t moving = marks[i], at = i;
-            for (; at > 0 && marks[at - 1] >> CLASS_SHIFT > moving >> CLASS_SHIFT; at--) marks[at] = marks[at - 1];
+            for (; at > 0 && marks[at - 1] >> CLASS_SHIFT > moving >> CLASS_SHIFT; at--)
+                marks[at] = marks[at - 1];
             marks[at] = moving;
         }
         return;
@@ -114,7 +118,8 @@ static uint32_t compose(uint32_t *points, uint32_t n) {
 
 uint32_t unicode_nfc(uint32_t *points, const uint8_t *text, uint32_t size) {
     uint32_t n = 0, length, *room = points + (size_t)UNICODE_NFC_GROWTH * size;
-    for (uint32_t at = 0; at < size; at += length) n += decompose(points + n, utf8_next(text + at, text + size, &length));
+    for (uint32_t at = 0; at < size; at += length)
+        n += decompose(points + n, utf8_next(text + at, text + size, &length));
     for (uint32_t i = 0; i < n; i++) points[i] |= combining_class(points[i]) << CLASS_SHIFT;
     for (uint32_t i = 0, end; i < n; i = end) {
         end = i + 1;

@@ -1,6 +1,6 @@
-/* k_avx512.c: matrix products on F32, F16 and BF16 weights with f32 activations for x86-64 with AVX-512 (F, BW, DQ, VL), reading
- * and peaks. Every output is one chain of fused multiply-adds, k ascending, whatever the tile. The other slots of the ISA are
- * filled by k_avx512_*.c. */
+/* k_avx512.c: matrix products on F32, F16 and BF16 weights with f32 activations for x86-64 with AVX-512
+ * (F, BW, DQ, VL), reading and peaks. Every output is one chain of fused multiply-adds, k ascending,
+ * whatever the tile. The other slots of the ISA are filled by k_avx512_*.c. */
 #if defined(__x86_64__)
 
 #include "k_avx512.h"
@@ -10,7 +10,8 @@
 typedef enum float_form { FORM_F32, FORM_F16, FORM_BF16 } float_form;
 
 enum { FLOAT_NR = 12 };
-/* Asked for this many bytes early: the processor's own prefetcher stops at each page and brings them too late. */
+/* Asked for this many bytes early: the processor's own prefetcher stops at each page and brings them too
+ * late. */
 enum { FLOAT_AHEAD = 4096 };
 
 /* sum += w * x of one k. */
@@ -19,12 +20,14 @@ AVX512_FN void float_step(__m512 sum[24], __m512 *w, const float *x, int np, int
         AK42_UNROLL for (int p = 0; p < np; p++) AK42_KEEP(w[p]);
     AK42_UNROLL for (int t = 0; t < n; t++) {
         const __m512 value = _mm512_set1_ps(x[t]);
-        AK42_UNROLL for (int p = 0; p < np; p++) sum[p * n + t] = _mm512_fmadd_ps(w[p], value, sum[p * n + t]);
+        AK42_UNROLL for (int p = 0; p < np; p++)
+            sum[p * n + t] = _mm512_fmadd_ps(w[p], value, sum[p * n + t]);
     }
 }
 
 /* A k-pair of np panels. */
-AVX512_FN void float_pair(__m512 sum[24], const uint8_t *panel, size_t panel_bytes, const float *x, int np, int n, float_form form) {
+AVX512_FN void float_pair(__m512 sum[24], const uint8_t *panel, size_t panel_bytes, const float *x, int np,
+                          int n, float_form form) {
     __m512 first[4], second[4];
     AK42_UNROLL for (int p = 0; p < np; p++) {
         const uint8_t *at = panel + (size_t)p * panel_bytes;
@@ -38,7 +41,8 @@ AVX512_FN void float_pair(__m512 sum[24], const uint8_t *panel, size_t panel_byt
     float_step(sum, first, x, np, n);
     AK42_UNROLL for (int p = 0; p < np; p++) {
         const uint8_t *at = panel + (size_t)p * panel_bytes;
-        if (form != FORM_F16) second[p] = form == FORM_F32 ? _mm512_load_ps(at + 64) : avx512_bf16_second(_mm512_load_si512(at));
+        if (form != FORM_F16)
+            second[p] = form == FORM_F32 ? _mm512_load_ps(at + 64) : avx512_bf16_second(_mm512_load_si512(at));
     }
     float_step(sum, second, x + n, np, n);
 }
@@ -57,38 +61,41 @@ AVX512_FN void float_tile(const gemm_args *args, uint32_t panel, int np, int n, 
     AK42_UNROLL for (int p = 0; p < np; p++)
         AK42_UNROLL for (int t = 0; t < n; t++) {
             float *out = args->out + t * args->ldo + (panel + (uint32_t)p) * PANEL_ROWS;
-            _mm512_storeu_ps(out, args->accumulate ? _mm512_add_ps(_mm512_loadu_ps(out), sum[p * n + t]) : sum[p * n + t]);
+            const __m512 old = args->accumulate ? _mm512_loadu_ps(out) : _mm512_setzero_ps();
+            _mm512_storeu_ps(out, args->accumulate ? _mm512_add_ps(old, sum[p * n + t]) : sum[p * n + t]);
         }
 }
 
 /* np panels at once, and what is left one by one. */
 AVX512_FN void float_panels(const gemm_args *args, int np, int n, float_form form) {
     uint32_t panel = 0;
-    for (; panel + (uint32_t)np <= args->n_panels; panel += (uint32_t)np) float_tile(args, panel, np, n, form);
+    for (; panel + (uint32_t)np <= args->n_panels; panel += (uint32_t)np)
+        float_tile(args, panel, np, n, form);
     for (; panel < args->n_panels; panel++) float_tile(args, panel, 1, n, form);
 }
 
-/* One function for each number of tokens, so that all of a tile stays in registers: np panels in flight hide the latency of the
- * chains. */
-#define FLOAT_GEMM_N(name, n, np, form)                                                                                          \
+/* One function for each number of tokens, so that all of a tile stays in registers: np panels in flight
+ * hide the latency of the chains. */
+#define FLOAT_GEMM_N(name, n, np, form) \
     AVX512 static void name##_##n(const gemm_args *args) { float_panels(args, np, n, form); }
-#define FLOAT_GEMM(name, form)                                                                                                   \
-    FLOAT_GEMM_N(name, 1, 4, form)                                                                                               \
-    FLOAT_GEMM_N(name, 2, 4, form)                                                                                               \
-    FLOAT_GEMM_N(name, 3, 4, form)                                                                                               \
-    FLOAT_GEMM_N(name, 4, 4, form)                                                                                               \
-    FLOAT_GEMM_N(name, 5, 2, form)                                                                                               \
-    FLOAT_GEMM_N(name, 6, 2, form)                                                                                               \
-    FLOAT_GEMM_N(name, 7, 2, form)                                                                                               \
-    FLOAT_GEMM_N(name, 8, 2, form)                                                                                               \
-    FLOAT_GEMM_N(name, 9, 2, form)                                                                                               \
-    FLOAT_GEMM_N(name, 10, 2, form)                                                                                              \
-    FLOAT_GEMM_N(name, 11, 2, form)                                                                                              \
-    FLOAT_GEMM_N(name, 12, 2, form)                                                                                              \
-    static void name(const gemm_args *args) {                                                                                    \
-        kernel_gemm *const by_tokens[FLOAT_NR] = {name##_1, name##_2, name##_3, name##_4, name##_5, name##_6,                    \
-                                                  name##_7, name##_8, name##_9, name##_10, name##_11, name##_12};                \
-        by_tokens[args->n_tokens - 1](args);                                                                                     \
+#define FLOAT_GEMM(name, form)                                                                       \
+    FLOAT_GEMM_N(name, 1, 4, form)                                                                   \
+    FLOAT_GEMM_N(name, 2, 4, form)                                                                   \
+    FLOAT_GEMM_N(name, 3, 4, form)                                                                   \
+    FLOAT_GEMM_N(name, 4, 4, form)                                                                   \
+    FLOAT_GEMM_N(name, 5, 2, form)                                                                   \
+    FLOAT_GEMM_N(name, 6, 2, form)                                                                   \
+    FLOAT_GEMM_N(name, 7, 2, form)                                                                   \
+    FLOAT_GEMM_N(name, 8, 2, form)                                                                   \
+    FLOAT_GEMM_N(name, 9, 2, form)                                                                   \
+    FLOAT_GEMM_N(name, 10, 2, form)                                                                  \
+    FLOAT_GEMM_N(name, 11, 2, form)                                                                  \
+    FLOAT_GEMM_N(name, 12, 2, form)                                                                  \
+    static void name(const gemm_args *args) {                                                        \
+        kernel_gemm *const by_tokens[FLOAT_NR] = {name##_1, name##_2, name##_3, name##_4,            \
+                                                  name##_5, name##_6, name##_7, name##_8,            \
+                                                  name##_9, name##_10, name##_11, name##_12};        \
+        by_tokens[args->n_tokens - 1](args);                                                         \
     }
 
 FLOAT_GEMM(gemm_f32, FORM_F32)
@@ -149,10 +156,12 @@ void kernels_fill_avx512(kernel_table *table) {
     const uint32_t f32_super_bytes = SUPER_K * PANEL_ROWS * 4;
     table->kv_default = AK42_KV_TYPE_F16;
     table->types[KERNEL_F32] = (type_kernels){.act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32};
-    table->types[KERNEL_F16] = (type_kernels){.act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f16, .unpack = unpack_f16,
-                                              .gemm_wide = gemm_f32, .wide_super_bytes = f32_super_bytes};
-    table->types[KERNEL_BF16] = (type_kernels){.act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_bf16, .unpack = unpack_bf16,
-                                               .gemm_wide = gemm_f32, .wide_super_bytes = f32_super_bytes};
+    table->types[KERNEL_F16] = (type_kernels){
+        .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f16, .unpack = unpack_f16, .gemm_wide = gemm_f32,
+        .wide_super_bytes = f32_super_bytes, .wide_from = 32};
+    table->types[KERNEL_BF16] = (type_kernels){
+        .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_bf16, .unpack = unpack_bf16, .gemm_wide = gemm_f32,
+        .wide_super_bytes = f32_super_bytes, .wide_from = 96};
     avx512_fill_quant(table);
     avx512_fill_pack(table);
     avx512_fill_attn(table);

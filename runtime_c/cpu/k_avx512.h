@@ -1,5 +1,5 @@
-/* k_avx512.h: what the AVX-512 kernel files share: the target, small inline helpers and the parts of the table that each fills.
- * Private to cpu/k_avx512*.c. */
+/* k_avx512.h: what the AVX-512 kernel files share: the target, small inline helpers and the parts of the
+ * table that each fills. Private to cpu/k_avx512*.c. */
 #ifndef AK42_K_AVX512_H
 #define AK42_K_AVX512_H
 
@@ -28,8 +28,8 @@ AVX512_FN __m512 avx512_bf16_first(__m512i line) { return _mm512_castsi512_ps(_m
 AVX512_FN __m512 avx512_bf16_second(__m512i line) {
     return _mm512_castsi512_ps(_mm512_and_si512(line, _mm512_set1_epi32((int)0xffff0000)));
 }
-/* A line of 16 x 2 f16, pairs side by side, as 16 first and 16 second ones. Converted from memory before they are parted, which
- * takes half the shuffles of the other order. */
+/* A line of 16 x 2 f16, pairs side by side, as 16 first and 16 second ones. Converted from memory before
+ * they are parted, which takes half the shuffles of the other order. */
 AVX512_FN void avx512_part_f16(__m512 *first, __m512 *second, const uint8_t *line) {
     const __m512i even = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
     const __m512i odd = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
@@ -45,15 +45,16 @@ AVX512_FN __m512 avx512_load_row(const float *x, size_t at, size_t n) {
     return at < n ? _mm512_maskz_loadu_ps(avx512_lanes((uint32_t)(n - at)), x + at) : _mm512_setzero_ps();
 }
 
-/* e^x for x <= 110, within 0.9 ulp of every normal result; 0 for -infinity, infinity from 88.73 on, NaN for NaN. With
- * x = n ln 2 + r, |r| <= ln(2) / 2: e^x = 2^n e^r, and e^r by a polynomial of degree 6 fitted for the least largest relative error,
- * 2^-28. */
+/* e^x for x <= 110, within 0.9 ulp of every normal result; 0 for -infinity, infinity from 88.73 on, NaN
+ * for NaN. With x = n ln 2 + r, |r| <= ln(2) / 2: e^x = 2^n e^r, and e^r by a polynomial of degree 6
+ * fitted for the least largest relative error, 2^-28. */
 AVX512_FN __m512 avx512_exp(__m512 x) {
     const __m512 round = _mm512_set1_ps(12582912.0f);      /* 1.5 * 2^23: adding it rounds to an integer */
     x = _mm512_max_ps(_mm512_set1_ps(-110.0f), x);         /* NaN, the second, stays */
     const __m512 n = _mm512_sub_ps(_mm512_fmadd_ps(x, _mm512_set1_ps(1.44269504089f), round), round);
-    __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693145751953125f), x);         /* ln 2 = this, exact times n, */
-    r = _mm512_fmadd_ps(n, _mm512_set1_ps(-1.42860682e-6f), r);                    /* and this */
+    /* ln 2 in two parts, of which the first is exact times n */
+    __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693145751953125f), x);
+    r = _mm512_fmadd_ps(n, _mm512_set1_ps(-1.42860682e-6f), r);
     __m512 e = _mm512_set1_ps(0.00138146f);
     e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(0.00836871751f));
     e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(0.041668389f));
@@ -94,18 +95,21 @@ AVX512_FN void avx512_transpose(__m512i x[16]) {
 /* 16 words from word `at` on of a row of n floats, zeros past its end: 16 f32, or 16 pairs of bf16. */
 typedef __m512i avx512_words_fn(const float *x, size_t at, size_t n);
 
-AVX512_FN __m512i avx512_words_f32(const float *x, size_t at, size_t n) { return _mm512_castps_si512(avx512_load_row(x, at, n)); }
+AVX512_FN __m512i avx512_words_f32(const float *x, size_t at, size_t n) {
+    return _mm512_castps_si512(avx512_load_row(x, at, n));
+}
 
 /* The upper half of each lane becomes bf16, rounded to nearest even; NaNs keep a bit set there. */
 AVX512_FN __m512i avx512_round_bf16(__m512 x) {
-    const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
     const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
     const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
     return _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
 }
 AVX512_FN __m512i avx512_words_bf16(const float *x, size_t at, size_t n) {
-    const __m512i upper = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31, 29, 27, 25, 23, 21, 19,
-                                           17, 15, 13, 11, 9, 7, 5, 3, 1);
+    const __m512i upper = _mm512_set_epi16(63, 61, 59, 57, 55, 53, 51, 49, 47, 45, 43, 41, 39, 37, 35, 33, 31,
+                                           29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
     return _mm512_permutex2var_epi16(avx512_round_bf16(avx512_load_row(x, at * 2, n)), upper,
                                      avx512_round_bf16(avx512_load_row(x, at * 2 + 16, n)));
 }
@@ -116,16 +120,20 @@ AVX512_FN __m512i avx512_words_bf16(const float *x, size_t at, size_t n) {
 enum { ATTN_SCRATCH = 8192 };
 typedef struct attn_work {
     _Alignas(64) float score[ATTN_ROWS_MAX][ATTN_CHUNK];       /* q . k, then softmax weights */
-    _Alignas(64) float q[ATTN_ROWS_MAX * 128 + 16];            /* query rows, tile by tile, (dims, rows of the tile) */
+    /* query rows, tile by tile, (dims, rows of the tile) */
+    _Alignas(64) float q[ATTN_ROWS_MAX * 128 + 16];
     _Alignas(64) float scratch[ATTN_SCRATCH];                  /* keys or values as f32 */
-    uint32_t begin[ATTN_ROWS_MAX], end[ATTN_ROWS_MAX];         /* what each row sees, from the chunk's start */
-    uint32_t first, last;                                      /* groups of 16 positions that some row sees: [first, last) */
+    /* what each row sees, from the chunk's start */
+    uint32_t begin[ATTN_ROWS_MAX], end[ATTN_ROWS_MAX];
+    /* groups of 16 positions that some row sees: [first, last) */
+    uint32_t first, last;
 } attn_work;
 
 /* Fills work->score for all rows and the groups [first, last). */
 typedef void avx512_scores_fn(attn_work *work, const attn_args *args);
 /* n positions from `position` on (absolute), dims [dim, dim + n_dims) of v as f32, to dst (n, n_dims). */
-typedef void avx512_values_fn(float *dst, const attn_args *args, uint32_t position, uint32_t n, uint32_t dim, uint32_t n_dims);
+typedef void avx512_values_fn(float *dst, const attn_args *args, uint32_t position, uint32_t n, uint32_t dim,
+                              uint32_t n_dims);
 
 typedef struct avx512_attn_form {
     avx512_scores_fn *scores;
@@ -133,7 +141,8 @@ typedef struct avx512_attn_form {
     bool scaled;                       /* k_scale and v_scale are used */
 } avx512_attn_form;
 void avx512_attn(const attn_args *args, const avx512_attn_form *form);
-void avx512_values_bf16(float *dst, const attn_args *args, uint32_t position, uint32_t n, uint32_t dim, uint32_t n_dims);
+void avx512_values_bf16(float *dst, const attn_args *args, uint32_t position, uint32_t n, uint32_t dim,
+                        uint32_t n_dims);
 
 /* Rows of a tile of scores: tiles of at most 12, as equal as can be. */
 enum { SCORE_ROWS = 12 };

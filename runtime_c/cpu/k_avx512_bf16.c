@@ -1,6 +1,6 @@
-/* k_avx512_bf16.c: BF16 matrix products and BF16 attention scores for x86-64 with AVX-512 BF16, whose one instruction multiplies and
- * adds two pairs a lane. Activations and queries are rounded to bf16. It pays where that instruction is as fast as a fused
- * multiply-add (AMD); kernels.c sees to that. */
+/* k_avx512_bf16.c: BF16 matrix products and BF16 attention scores for x86-64 with AVX-512 BF16, whose one
+ * instruction multiplies and adds two pairs a lane. Activations and queries are rounded to bf16. It pays
+ * where that instruction is as fast as a fused multiply-add (AMD); kernels.c sees to that. */
 #if defined(__x86_64__)
 
 #include "k_avx512.h"
@@ -8,7 +8,9 @@
 #define BF16 AK42_TARGET(AVX512_TARGET ",avx512bf16")
 #define BF16_FN static AK42_INLINE BF16
 
-BF16_FN __m512 dot_pairs(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+BF16_FN __m512 dot_pairs(__m512 sum, __m512i a, __m512i b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
 BF16_FN __m512i pair_at(const uint8_t *p) {
     int32_t word;
     memcpy(&word, p, 4);
@@ -35,13 +37,15 @@ BF16_FN void bf16_tile(const gemm_args *args, uint32_t panel, int np, int n) {
             }
             AK42_UNROLL for (int t = 0; t < n; t++) {
                 const __m512i a = pair_at(x + (pair * n + t) * 4);
-                AK42_UNROLL for (int p = 0; p < np; p++) sum[p * n + t] = dot_pairs(sum[p * n + t], line[p], a);
+                AK42_UNROLL for (int p = 0; p < np; p++)
+                    sum[p * n + t] = dot_pairs(sum[p * n + t], line[p], a);
             }
         }
     AK42_UNROLL for (int p = 0; p < np; p++)
         AK42_UNROLL for (int t = 0; t < n; t++) {
             float *out = args->out + (size_t)t * args->ldo + (panel + (uint32_t)p) * PANEL_ROWS;
-            _mm512_storeu_ps(out, args->accumulate ? _mm512_add_ps(_mm512_loadu_ps(out), sum[p * n + t]) : sum[p * n + t]);
+            const __m512 old = args->accumulate ? _mm512_loadu_ps(out) : _mm512_setzero_ps();
+            _mm512_storeu_ps(out, args->accumulate ? _mm512_add_ps(old, sum[p * n + t]) : sum[p * n + t]);
         }
 }
 
@@ -51,7 +55,7 @@ BF16_FN void bf16_panels(const gemm_args *args, int np, int n) {
     for (; panel < args->n_panels; panel++) bf16_tile(args, panel, 1, n);
 }
 
-#define BF16_GEMM(n, np)                                                                                                         \
+#define BF16_GEMM(n, np) \
     BF16 static void gemm_##n(const gemm_args *args) { bf16_panels(args, np, n); }
 BF16_GEMM(1, 4)
 BF16_GEMM(2, 4)
@@ -73,15 +77,18 @@ static void gemm_bf16(const gemm_args *args) {
 
 /* ---- attention scores ---- */
 
-/* n_groups groups of keys [pair][16][2], group_bytes apart, against rows of q [pair][n_rows][2]: score (n_rows, ATTN_CHUNK). */
-typedef void score_fn(float *score, const uint8_t *k, size_t group_bytes, const uint8_t *q, uint32_t n_pairs, bool more);
+/* n_groups groups of keys [pair][16][2], group_bytes apart, against rows of q [pair][n_rows][2]: score
+ * (n_rows, ATTN_CHUNK). */
+typedef void score_fn(float *score, const uint8_t *k, size_t group_bytes, const uint8_t *q, uint32_t n_pairs,
+                      bool more);
 
-BF16_FN void score_tile(float *score, const uint8_t *k, size_t group_bytes, const uint8_t *q, uint32_t n_pairs, bool more, int n_rows,
-                        int n_groups) {
+BF16_FN void score_tile(float *score, const uint8_t *k, size_t group_bytes, const uint8_t *q,
+                        uint32_t n_pairs, bool more, int n_rows, int n_groups) {
     __m512 sum[24];
     AK42_UNROLL for (int r = 0; r < n_rows; r++)
         AK42_UNROLL for (int g = 0; g < n_groups; g++)
-            sum[r * n_groups + g] = more ? _mm512_load_ps(score + r * ATTN_CHUNK + g * 16) : _mm512_setzero_ps();
+            sum[r * n_groups + g] =
+                more ? _mm512_load_ps(score + r * ATTN_CHUNK + g * 16) : _mm512_setzero_ps();
     for (uint32_t i = 0; i < n_pairs; i++, k += 64, q += n_rows * 4) {
         __m512i key[4];
         AK42_UNROLL for (int g = 0; g < n_groups; g++) {
@@ -90,17 +97,19 @@ BF16_FN void score_tile(float *score, const uint8_t *k, size_t group_bytes, cons
         }
         AK42_UNROLL for (int r = 0; r < n_rows; r++) {
             const __m512i a = pair_at(q + r * 4);
-            AK42_UNROLL for (int g = 0; g < n_groups; g++) sum[r * n_groups + g] = dot_pairs(sum[r * n_groups + g], key[g], a);
+            AK42_UNROLL for (int g = 0; g < n_groups; g++)
+                sum[r * n_groups + g] = dot_pairs(sum[r * n_groups + g], key[g], a);
         }
     }
     AK42_UNROLL for (int r = 0; r < n_rows; r++)
-        AK42_UNROLL for (int g = 0; g < n_groups; g++) _mm512_store_ps(score + r * ATTN_CHUNK + g * 16, sum[r * n_groups + g]);
+        AK42_UNROLL for (int g = 0; g < n_groups; g++)
+            _mm512_store_ps(score + r * ATTN_CHUNK + g * 16, sum[r * n_groups + g]);
 }
 
-#define SCORE_TILE(n_rows, n_groups)                                                                                             \
-    BF16 static void score_##n_rows##x##n_groups(float *score, const uint8_t *k, size_t group_bytes, const uint8_t *q,           \
-                                                 uint32_t n_pairs, bool more) {                                                  \
-        score_tile(score, k, group_bytes, q, n_pairs, more, n_rows, n_groups);                                                   \
+#define SCORE_TILE(n_rows, n_groups)                                                                 \
+    BF16 static void score_##n_rows##x##n_groups(float *score, const uint8_t *k, size_t group_bytes, \
+                                                 const uint8_t *q, uint32_t n_pairs, bool more) {    \
+        score_tile(score, k, group_bytes, q, n_pairs, more, n_rows, n_groups);                       \
     }
 #define SCORE_TILES(n_rows, n_groups) SCORE_TILE(n_rows, n_groups) SCORE_TILE(n_rows, 1)
 SCORE_TILES(1, 4)
@@ -128,14 +137,16 @@ static const struct {
 };
 
 /* Dims [dim, dim + n_dims) of rows [first, first + n) as bf16, (pairs, rows). */
-BF16 static void scores_pack(uint8_t *q, const attn_args *args, uint32_t first, uint32_t n, uint32_t dim, uint32_t n_dims) {
+BF16 static void scores_pack(uint8_t *q, const attn_args *args, uint32_t first, uint32_t n, uint32_t dim,
+                             uint32_t n_dims) {
     for (uint32_t pair = 0; pair < n_dims / 2; pair += 16) {
         __m512i w[16];
         AK42_UNROLL for (uint32_t r = 0; r < 16; r++)
             w[r] = r < n ? avx512_words_bf16(args->q[first + r] + dim, pair, n_dims) : _mm512_setzero_si512();
         avx512_transpose(w);
         AK42_UNROLL for (uint32_t i = 0; i < 16; i++)
-            if (pair + i < n_dims / 2) _mm512_mask_storeu_epi32(q + (size_t)(pair + i) * n * 4, avx512_lanes(n), w[i]);
+            if (pair + i < n_dims / 2)
+                _mm512_mask_storeu_epi32(q + (size_t)(pair + i) * n * 4, avx512_lanes(n), w[i]);
     }
 }
 
@@ -153,14 +164,18 @@ BF16 static void scores_bf16(attn_work *work, const attn_args *args) {
             scores_pack(q, args, first, n, dim, n_dims);
             uint32_t g = work->first;
             for (; g + score_tiles[n].n_groups <= work->last; g += score_tiles[n].n_groups)
-                score_tiles[n].many(&work->score[first][g * 16], k + g * group_bytes + dim * 32, group_bytes, q, n_dims / 2, dim > 0);
+                score_tiles[n].many(&work->score[first][g * 16], k + g * group_bytes + dim * 32, group_bytes,
+                                    q, n_dims / 2, dim > 0);
             for (; g < work->last; g++)
-                score_tiles[n].one(&work->score[first][g * 16], k + g * group_bytes + dim * 32, group_bytes, q, n_dims / 2, dim > 0);
+                score_tiles[n].one(&work->score[first][g * 16], k + g * group_bytes + dim * 32, group_bytes,
+                                   q, n_dims / 2, dim > 0);
         }
     }
 }
 
-static void attn_bf16(const attn_args *args) { avx512_attn(args, &(avx512_attn_form){scores_bf16, avx512_values_bf16, false}); }
+static void attn_bf16(const attn_args *args) {
+    avx512_attn(args, &(avx512_attn_form){scores_bf16, avx512_values_bf16, false});
+}
 
 /* ---- the table ---- */
 

@@ -5,16 +5,19 @@
 
 /* ---- F32 and BF16: words of 4 bytes, of n tokens, side by side ---- */
 
-AVX512_FN void pack_words(uint8_t *act, const float *x, size_t ldx, uint32_t n, uint32_t columns, size_t n_words, avx512_words_fn *words) {
+AVX512_FN void pack_words(uint8_t *act, const float *x, size_t ldx, uint32_t n, uint32_t columns,
+                          size_t n_words, avx512_words_fn *words) {
     for (size_t at = 0; at < n_words; at += 16) {
         if (n == 1) {
             _mm512_storeu_si512(act + at * 4, words(x, at, columns));
             continue;
         }
         __m512i w[16];
-        AK42_UNROLL for (uint32_t t = 0; t < 16; t++) w[t] = t < n ? words(x + t * ldx, at, columns) : _mm512_setzero_si512();
+        AK42_UNROLL for (uint32_t t = 0; t < 16; t++)
+            w[t] = t < n ? words(x + t * ldx, at, columns) : _mm512_setzero_si512();
         avx512_transpose(w);
-        AK42_UNROLL for (uint32_t i = 0; i < 16; i++) _mm512_mask_storeu_epi32(act + (at + i) * n * 4, avx512_lanes(n), w[i]);
+        AK42_UNROLL for (uint32_t i = 0; i < 16; i++)
+            _mm512_mask_storeu_epi32(act + (at + i) * n * 4, avx512_lanes(n), w[i]);
     }
 }
 
@@ -44,12 +47,15 @@ AVX512_FN __m512i block_maxima(const float *x, size_t at, size_t columns, bool i
         m[b] = _mm512_max_epi32(_mm512_and_si512(low, magnitude), _mm512_and_si512(high, magnitude));
     }
     AK42_UNROLL for (int i = 0; i < 8; i++)
-        pairs[i] = _mm512_max_epi32(_mm512_unpacklo_epi32(m[2 * i], m[2 * i + 1]), _mm512_unpackhi_epi32(m[2 * i], m[2 * i + 1]));
+        pairs[i] = _mm512_max_epi32(_mm512_unpacklo_epi32(m[2 * i], m[2 * i + 1]),
+                                    _mm512_unpackhi_epi32(m[2 * i], m[2 * i + 1]));
     AK42_UNROLL for (int i = 0; i < 4; i++)
         quads[i] = _mm512_max_epi32(_mm512_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]),
                                     _mm512_unpackhi_epi64(pairs[2 * i], pairs[2 * i + 1]));
-    const __m512i first = _mm512_max_epi32(_mm512_shuffle_i32x4(quads[0], quads[1], 0x44), _mm512_shuffle_i32x4(quads[0], quads[1], 0xee));
-    const __m512i last = _mm512_max_epi32(_mm512_shuffle_i32x4(quads[2], quads[3], 0x44), _mm512_shuffle_i32x4(quads[2], quads[3], 0xee));
+    const __m512i first = _mm512_max_epi32(_mm512_shuffle_i32x4(quads[0], quads[1], 0x44),
+                                           _mm512_shuffle_i32x4(quads[0], quads[1], 0xee));
+    const __m512i last = _mm512_max_epi32(_mm512_shuffle_i32x4(quads[2], quads[3], 0x44),
+                                          _mm512_shuffle_i32x4(quads[2], quads[3], 0xee));
     return _mm512_max_epi32(_mm512_shuffle_i32x4(first, last, 0x88), _mm512_shuffle_i32x4(first, last, 0xdd));
 }
 
@@ -59,19 +65,22 @@ AVX512_FN __m512 block_scales(__m512 *inverse, __m512i maxima) {
     const __mmask16 finite = _mm512_cmplt_epi32_mask(maxima, _mm512_set1_epi32(0x7f800000));
     const __mmask16 useful = finite & _mm512_cmp_ps_mask(divided, _mm512_set1_ps(INFINITY), _CMP_LT_OQ);
     *inverse = _mm512_maskz_mov_ps(useful, divided);
-    return _mm512_mask_mov_ps(_mm512_maskz_div_ps(useful, max, _mm512_set1_ps(127.0f)), (__mmask16)~finite, _mm512_set1_ps(NAN));
+    return _mm512_mask_mov_ps(_mm512_maskz_div_ps(useful, max, _mm512_set1_ps(127.0f)), (__mmask16)~finite,
+                              _mm512_set1_ps(NAN));
 }
 
 AVX512_FN __m512i quantise(const float *x, size_t at, size_t columns, float inverse, bool inside) {
     return _mm512_cvtps_epi32(_mm512_mul_ps(load_column(x, at, columns, inside), _mm512_set1_ps(inverse)));
 }
 /* Two blocks of codes. */
-AVX512_FN __m512i quantise_blocks(const float *x, size_t at, size_t columns, const float inverse[2], bool inside) {
+AVX512_FN __m512i quantise_blocks(const float *x, size_t at, size_t columns, const float inverse[2],
+                                  bool inside) {
     const __m512i first = _mm512_packs_epi32(quantise(x, at, columns, inverse[0], inside),
                                              quantise(x, at + 16, columns, inverse[0], inside));
     const __m512i second = _mm512_packs_epi32(quantise(x, at + 32, columns, inverse[1], inside),
                                               quantise(x, at + 48, columns, inverse[1], inside));
-    const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);      /* packs works by 128 bits */
+    /* packs works by 128 bits */
+    const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
     return _mm512_permutexvar_epi32(order, _mm512_packs_epi16(first, second));
 }
 
@@ -81,30 +90,35 @@ AVX512_FN __m512i block_sums(const __m512i codes[8]) {
     AK42_UNROLL for (int i = 0; i < 8; i++)
         s[i] = _mm512_madd_epi16(_mm512_maddubs_epi16(_mm512_set1_epi8(1), codes[i]), _mm512_set1_epi16(1));
     AK42_UNROLL for (int i = 0; i < 4; i++)
-        pairs[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(s[2 * i], s[2 * i + 1]), _mm512_unpackhi_epi32(s[2 * i], s[2 * i + 1]));
+        pairs[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(s[2 * i], s[2 * i + 1]),
+                                    _mm512_unpackhi_epi32(s[2 * i], s[2 * i + 1]));
     AK42_UNROLL for (int i = 0; i < 2; i++)
         quads[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(pairs[2 * i], pairs[2 * i + 1]),
                                     _mm512_unpackhi_epi64(pairs[2 * i], pairs[2 * i + 1]));
-    const __m512i sums = _mm512_add_epi32(_mm512_shuffle_i32x4(quads[0], quads[1], 0x88), _mm512_shuffle_i32x4(quads[0], quads[1], 0xdd));
-    const __m512i order = _mm512_set_epi32(15, 11, 14, 10, 13, 9, 12, 8, 7, 3, 6, 2, 5, 1, 4, 0);      /* even blocks, odd blocks */
+    const __m512i sums = _mm512_add_epi32(_mm512_shuffle_i32x4(quads[0], quads[1], 0x88),
+                                          _mm512_shuffle_i32x4(quads[0], quads[1], 0xdd));
+    /* even blocks, odd blocks */
+    const __m512i order = _mm512_set_epi32(15, 11, 14, 10, 13, 9, 12, 8, 7, 3, 6, 2, 5, 1, 4, 0);
     return _mm512_permutexvar_epi32(order, sums);
 }
 
 /* Up to 16 blocks of token t, from column `at` on. */
-AVX512_FN void pack_q8_blocks(uint8_t *act, const float *x, size_t at, uint32_t columns, uint32_t n_blocks, uint32_t t, uint32_t n,
-                              bool inside) {
+AVX512_FN void pack_q8_blocks(uint8_t *act, const float *x, size_t at, uint32_t columns, uint32_t n_blocks,
+                              uint32_t t, uint32_t n, bool inside) {
     _Alignas(64) float d[SIXTEEN], inverse[SIXTEEN];
     _Alignas(64) int32_t s[SIXTEEN];
     __m512i codes[8];
     __m512 inverses;
     _mm512_store_ps(d, block_scales(&inverses, block_maxima(x, at, columns, inside)));
     _mm512_store_ps(inverse, inverses);
-    AK42_UNROLL for (uint32_t b = 0; b < SIXTEEN; b += 2) codes[b / 2] = quantise_blocks(x, at + b * 32, columns, inverse + b, inside);
+    AK42_UNROLL for (uint32_t b = 0; b < SIXTEEN; b += 2)
+        codes[b / 2] = quantise_blocks(x, at + b * 32, columns, inverse + b, inside);
     _mm512_store_si512(s, block_sums(codes));
     AK42_UNROLL for (uint32_t b = 0; b < SIXTEEN; b++) {
         if (!inside && b >= n_blocks) break;
         uint8_t *block = act + ((at / ACT_BLOCK + b) * n) * ACT_Q8_BLOCK_BYTES;
-        const __m256i half = b % 2 ? _mm512_extracti64x4_epi64(codes[b / 2], 1) : _mm512_castsi512_si256(codes[b / 2]);
+        const __m256i half = b % 2 ? _mm512_extracti64x4_epi64(codes[b / 2], 1)
+            : _mm512_castsi512_si256(codes[b / 2]);
         _mm256_storeu_si256((__m256i *)(void *)(block + t * ACT_BLOCK), half);
         memcpy(block + n * ACT_BLOCK + t * 4, &d[b], 4);
         memcpy(block + n * (ACT_BLOCK + 4) + t * 4, &s[b], 4);
@@ -118,7 +132,8 @@ AVX512 static void pack_q8(uint8_t *act, const float *x, size_t ldx, uint32_t n_
         for (; (b + SIXTEEN) * ACT_BLOCK <= columns; b += SIXTEEN)
             pack_q8_blocks(act, x + t * ldx, (size_t)b * ACT_BLOCK, columns, SIXTEEN, t, n_tokens, true);
         for (; b < n_blocks; b += SIXTEEN)
-            pack_q8_blocks(act, x + t * ldx, (size_t)b * ACT_BLOCK, columns, n_blocks - b, t, n_tokens, false);
+            pack_q8_blocks(act, x + t * ldx, (size_t)b * ACT_BLOCK, columns, n_blocks - b, t, n_tokens,
+                           false);
     }
 }
 

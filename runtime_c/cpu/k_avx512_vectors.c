@@ -1,5 +1,5 @@
-/* k_avx512_vectors.c: the vector steps (norm, rotation, gating, scaling, merging of attention chunks) for x86-64 with AVX-512.
- * Sums run in a fixed order that depends on the length alone. */
+/* k_avx512_vectors.c: the vector steps (norm, rotation, gating, scaling, merging of attention chunks) for
+ * x86-64 with AVX-512. Sums run in a fixed order that depends on the length alone. */
 #if defined(__x86_64__)
 
 #include <math.h>
@@ -21,14 +21,17 @@ AVX512 static void rmsnorm(float *out, const float *x, const float *weight, uint
             const __m512 part = avx512_load_row(x, at + i * 16, n);
             sum[i] = _mm512_fmadd_ps(part, part, sum[i]);
         }
-    const float total = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]), _mm512_add_ps(sum[2], sum[3])));
+    const float total = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sum[0], sum[1]),
+                                                           _mm512_add_ps(sum[2], sum[3])));
     const __m512 factor = _mm512_set1_ps(1.0f / sqrtf(total / (float)n + eps));
     for (size_t at = 0; at < n; at += 16)
-        store_row(out, at, n, _mm512_mul_ps(_mm512_mul_ps(avx512_load_row(x, at, n), factor), avx512_load_row(weight, at, n)));
+        store_row(out, at, n, _mm512_mul_ps(_mm512_mul_ps(avx512_load_row(x, at, n), factor),
+                                            avx512_load_row(weight, at, n)));
 }
 
 /* 8 pairs (a, b) side by side: (a cos - b sin, b cos + a sin). */
-AVX512_FN void rotate_interleaved(float *x, const float *cosine, const float *sine, uint32_t n_heads, uint32_t head_dim, uint32_t half) {
+AVX512_FN void rotate_interleaved(float *x, const float *cosine, const float *sine, uint32_t n_heads,
+                                  uint32_t head_dim, uint32_t half) {
     const __m512i twice = _mm512_set_epi32(7, 7, 6, 6, 5, 5, 4, 4, 3, 3, 2, 2, 1, 1, 0, 0);
     for (uint32_t i = 0; i < half; i += 8) {
         const __m512 c = _mm512_permutexvar_ps(twice, avx512_load_row(cosine, i, half));
@@ -41,7 +44,8 @@ AVX512_FN void rotate_interleaved(float *x, const float *cosine, const float *si
     }
 }
 
-AVX512_FN void rotate_halves(float *x, const float *cosine, const float *sine, uint32_t n_heads, uint32_t head_dim, uint32_t half) {
+AVX512_FN void rotate_halves(float *x, const float *cosine, const float *sine, uint32_t n_heads,
+                             uint32_t head_dim, uint32_t half) {
     for (uint32_t i = 0; i < half; i += 16) {
         const __m512 c = avx512_load_row(cosine, i, half), s = avx512_load_row(sine, i, half);
         for (uint32_t h = 0; h < n_heads; h++) {
@@ -53,30 +57,36 @@ AVX512_FN void rotate_halves(float *x, const float *cosine, const float *sine, u
     }
 }
 
-AVX512 static void rope(float *x, const float *cosine, const float *sine, uint32_t n_heads, uint32_t head_dim, uint32_t rotary_dim,
-                        uint32_t rope_layout) {
-    if (rope_layout == ROPE_LAYOUT_INTERLEAVED) rotate_interleaved(x, cosine, sine, n_heads, head_dim, rotary_dim / 2);
+AVX512 static void rope(float *x, const float *cosine, const float *sine, uint32_t n_heads, uint32_t head_dim,
+                        uint32_t rotary_dim, uint32_t rope_layout) {
+    if (rope_layout == ROPE_LAYOUT_INTERLEAVED)
+        rotate_interleaved(x, cosine, sine, n_heads, head_dim, rotary_dim / 2);
     else rotate_halves(x, cosine, sine, n_heads, head_dim, rotary_dim / 2);
 }
 
 AVX512 static void silu_mul(float *out, const float *gate, const float *up, uint32_t n) {
     const __m512 one = _mm512_set1_ps(1.0f);
     for (size_t at = 0; at < n; at += 16) {
-        const __m512 g = avx512_load_row(gate, at, n), e = avx512_exp_any(_mm512_sub_ps(_mm512_setzero_ps(), g));
-        store_row(out, at, n, _mm512_mul_ps(_mm512_div_ps(g, _mm512_add_ps(one, e)), avx512_load_row(up, at, n)));
+        const __m512 g = avx512_load_row(gate, at, n);
+        const __m512 e = avx512_exp_any(_mm512_sub_ps(_mm512_setzero_ps(), g));
+        store_row(out, at, n, _mm512_mul_ps(_mm512_div_ps(g, _mm512_add_ps(one, e)),
+                                            avx512_load_row(up, at, n)));
     }
 }
 
 AVX512 static void scale(float *out, const float *x, float factor, uint32_t n) {
-    for (size_t at = 0; at < n; at += 16) store_row(out, at, n, _mm512_mul_ps(avx512_load_row(x, at, n), _mm512_set1_ps(factor)));
+    for (size_t at = 0; at < n; at += 16)
+        store_row(out, at, n, _mm512_mul_ps(avx512_load_row(x, at, n), _mm512_set1_ps(factor)));
 }
 
-AVX512 static void attn_merge(float *m, float *l, float *o, float m_chunk, float l_chunk, const float *o_chunk, uint32_t head_dim) {
+AVX512 static void attn_merge(float *m, float *l, float *o, float m_chunk, float l_chunk,
+                              const float *o_chunk, uint32_t head_dim) {
     if (m_chunk == -INFINITY) return;
     const __m512 both = _mm512_mask_mov_ps(_mm512_set1_ps(m_chunk), 1, _mm512_set1_ps(*m));
     *m = *m > m_chunk ? *m : m_chunk;
     const __m512 e = avx512_exp(_mm512_sub_ps(both, _mm512_set1_ps(*m)));
-    const __m512 old = _mm512_broadcastss_ps(_mm512_castps512_ps128(e)), add = _mm512_permutexvar_ps(_mm512_set1_epi32(1), e);
+    const __m512 old = _mm512_broadcastss_ps(_mm512_castps512_ps128(e));
+    const __m512 add = _mm512_permutexvar_ps(_mm512_set1_epi32(1), e);
     *l = *l * _mm512_cvtss_f32(old) + l_chunk * _mm512_cvtss_f32(add);
     for (size_t at = 0; at < head_dim; at += 16) {
         const __m512 added = _mm512_mul_ps(avx512_load_row(o_chunk, at, head_dim), add);

@@ -1,5 +1,5 @@
-/* k_avx512_vnni.c: matrix products on quantised weights for x86-64 with AVX-512 VNNI: the body of k_avx512_quant.h on its dot
- * instruction, and that instruction's peak. */
+/* k_avx512_vnni.c: matrix products on quantised weights for x86-64 with AVX-512 VNNI: the body of
+ * k_avx512_quant.h on its dot instruction, and that instruction's peak. */
 #if defined(__x86_64__)
 
 #include "k_avx512.h"

@@ -1,5 +1,5 @@
-/* k_generic.c: every kernel as the simplest loop in plain C: the definition that each ISA file is checked against. Never tuned.
- * It knows no threads and no dispatch; kernels.c starts every table from it. */
+/* k_generic.c: every kernel as the simplest loop in plain C: the definition that each ISA file is checked
+ * against. Never tuned. It knows no threads and no dispatch; kernels.c starts every table from it. */
 #include "k_plain.h"
 
 #include <math.h>
@@ -26,8 +26,9 @@ static void pack_bf16(uint8_t *act, const float *x, size_t ldx, uint32_t n_token
         }
 }
 
-/* The scale d of n floats to be quantised, and *inverse, by which they are multiplied. Magnitudes are compared as integers, so that
- * a NaN counts as the largest: a NaN or an infinity makes d NaN. What is so small that 127 / max overflows counts as zero. */
+/* The scale d of n floats to be quantised, and *inverse, by which they are multiplied. Magnitudes are
+ * compared as integers, so that a NaN counts as the largest: a NaN or an infinity makes d NaN. What is so
+ * small that 127 / max overflows counts as zero. */
 static float quant_scale(float *inverse, const float *x, uint32_t n) {
     uint32_t bits_max = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -69,10 +70,12 @@ static void pack_q8(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens,
 
 /* ---- matrices ---- */
 
-/* A superblock of quantised weights, taken apart: weight[k][r] = codes[k][r] * scales[k / group][r] + mins[k / 32][r]. */
+/* A superblock of quantised weights, taken apart: weight[k][r] = codes[k][r] * scales[k / group][r] +
+ * mins[k / 32][r]. */
 typedef struct quant_super {
     int8_t codes[SUPER_K][PANEL_ROWS];
-    uint32_t group;                            /* 4, 8, 16 or 32: weights that share a scale, within one activation block */
+    /* 4, 8, 16 or 32: weights that share a scale, within one activation block */
+    uint32_t group;
     float scales[SUPER_K / 4][PANEL_ROWS];
     float mins[SUPER_K / ACT_BLOCK][PANEL_ROWS];
 } quant_super;
@@ -127,8 +130,10 @@ static void split_q4_1(quant_super *super, const uint8_t *bytes, uint32_t group_
     split_codes4(super, bytes + 128, 0);
 }
 
-/* One activation block of one token against 16 rows: sum += d * (sum over groups of scale * integer dot + min * sum of q). */
-static void dot_block(float *sum, const quant_super *super, uint32_t block, const int8_t *q, float d, int32_t q_sum) {
+/* One activation block of one token against 16 rows: sum += d * (sum over groups of scale * integer dot +
+ * min * sum of q). */
+static void dot_block(float *sum, const quant_super *super, uint32_t block, const int8_t *q, float d,
+                      int32_t q_sum) {
     float part[PANEL_ROWS];
     for (uint32_t r = 0; r < PANEL_ROWS; r++) part[r] = super->mins[block][r] * (float)q_sum;
     for (uint32_t k = 0; k < ACT_BLOCK; k += super->group) {
@@ -153,12 +158,14 @@ static void gemm_quantised(const gemm_args *args, split_fn *split) {
                 const uint8_t *act = args->act + ((size_t)i * 2 + block) * n * ACT_Q8_BLOCK_BYTES;
                 for (uint32_t t = 0; t < n; t++)
                     dot_block(sum[t], &super, block, (const int8_t *)act + t * ACT_BLOCK,
-                              load_f32(act + n * ACT_BLOCK + t * 4), load_i32(act + n * (ACT_BLOCK + 4) + t * 4));
+                              load_f32(act + n * ACT_BLOCK + t * 4),
+                              load_i32(act + n * (ACT_BLOCK + 4) + t * 4));
             }
         }
         for (uint32_t t = 0; t < n; t++) {
             float *out = args->out + t * args->ldo + panel * PANEL_ROWS;
-            for (uint32_t r = 0; r < PANEL_ROWS; r++) out[r] = args->accumulate ? out[r] + sum[t][r] : sum[t][r];
+            for (uint32_t r = 0; r < PANEL_ROWS; r++)
+                out[r] = args->accumulate ? out[r] + sum[t][r] : sum[t][r];
         }
     }
 }
@@ -210,7 +217,8 @@ static void store_int8(const kv_head *kv, uint32_t p, const float *k, const floa
     for (uint32_t d = 0; d < round_up(head_dim, 4); d++)
         kv->k[k_at_int8(p, d, head_dim)] = (uint8_t)(128 + (d < head_dim ? quant_code(k[d], inverse) : 0));
     kv->v_scale[p] = quant_scale(&inverse, v, head_dim);
-    for (uint32_t d = 0; d < head_dim; d++) kv->v[(size_t)p * head_dim + d] = (uint8_t)quant_code(v[d], inverse);
+    for (uint32_t d = 0; d < head_dim; d++)
+        kv->v[(size_t)p * head_dim + d] = (uint8_t)quant_code(v[d], inverse);
 }
 
 /* One element of k or v at position p. */
@@ -242,7 +250,8 @@ static float v_int8(const kv_head *kv, uint32_t p, uint32_t d, uint32_t head_dim
 }
 
 /* One query row over positions [begin, end), all inside one chunk. */
-static void attn_row(const attn_args *args, uint32_t row, uint32_t begin, uint32_t end, element_fn *k_at, element_fn *v_at) {
+static void attn_row(const attn_args *args, uint32_t row, uint32_t begin, uint32_t end, element_fn *k_at,
+                     element_fn *v_at) {
     const float *q = args->q[row];
     float *o = args->o + (size_t)row * args->head_dim;
     float score[ATTN_CHUNK], max = -INFINITY, sum = 0.0f;
@@ -276,8 +285,10 @@ static void attn_f16(const attn_args *args) { attn(args, k_f16, v_f16); }
 static void attn_bf16(const attn_args *args) { attn(args, k_bf16, v_bf16); }
 static void attn_int8(const attn_args *args) { attn(args, k_int8, v_int8); }
 
-/* With m' = max(m, m_chunk) every sum is brought to the same base: l' = l e^(m - m') + l_chunk e^(m_chunk - m'), o alike. */
-static void attn_merge(float *m, float *l, float *o, float m_chunk, float l_chunk, const float *o_chunk, uint32_t head_dim) {
+/* With m' = max(m, m_chunk) every sum is brought to the same base: l' = l e^(m - m') + l_chunk e^(m_chunk
+ * - m'), o alike. */
+static void attn_merge(float *m, float *l, float *o, float m_chunk, float l_chunk, const float *o_chunk,
+                       uint32_t head_dim) {
     if (m_chunk == -INFINITY) return;
     float m_new = *m > m_chunk ? *m : m_chunk, old = expf(*m - m_new), add = expf(m_chunk - m_new);
     *m = m_new;
@@ -294,13 +305,14 @@ static void rmsnorm(float *out, const float *x, const float *weight, uint32_t n,
     for (uint32_t i = 0; i < n; i++) out[i] = x[i] * factor * weight[i];
 }
 
-static void rope(float *x, const float *cosine, const float *sine, uint32_t n_heads, uint32_t head_dim, uint32_t rotary_dim,
-                 uint32_t rope_layout) {
+static void rope(float *x, const float *cosine, const float *sine, uint32_t n_heads, uint32_t head_dim,
+                 uint32_t rotary_dim, uint32_t rope_layout) {
     bool interleaved = rope_layout == ROPE_LAYOUT_INTERLEAVED;
     uint32_t half = rotary_dim / 2;
     for (uint32_t h = 0; h < n_heads; h++)
         for (uint32_t i = 0; i < half; i++) {
-            float *a = x + (size_t)h * head_dim + (interleaved ? 2 * i : i), *b = a + (interleaved ? 1 : half);
+            float *a = x + (size_t)h * head_dim + (interleaved ? 2 * i : i);
+            float *b = a + (interleaved ? 1 : half);
             float real = *a * cosine[i] - *b * sine[i], imaginary = *a * sine[i] + *b * cosine[i];
             *a = real;
             *b = imaginary;

@@ -1,5 +1,5 @@
-/* k_plain.h: what the plain C kernel files lend each other and the ISA files: matrix products on exact f32 activations.
- * Private to cpu/. */
+/* k_plain.h: what the plain C kernel files lend each other and the ISA files: matrix products on exact f32
+ * activations. Private to cpu/. */
 #ifndef AK42_K_PLAIN_H
 #define AK42_K_PLAIN_H
 

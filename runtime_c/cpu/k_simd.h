@@ -7,8 +7,8 @@
 #define AK42_TARGET(isa) __attribute__((target(isa)))
 /* Copied into its caller whatever its size: tile shapes are arguments that must become constants. */
 #define AK42_INLINE __attribute__((always_inline)) inline
-/* Keeps a loaded vector in its register: gcc would rather load it again for each of its two or three uses, and loads are what
- * such loops run out of. Emits nothing. */
+/* Keeps a loaded vector in its register: gcc would rather load it again for each of its two or three uses,
+ * and loads are what such loops run out of. Emits nothing. */
 #if defined(__x86_64__)
 #define AK42_KEEP(vector) __asm__("" : "+v"(vector))
 #else

@@ -1,5 +1,6 @@
-/* kernels.c: chooses an ISA by name or by what the machine has, and fills the kernel table for it, upward: each ISA replaces some
- * slots of the one it builds on. It computes nothing. cpu_ops, the model's opening and ak42_measure call it. */
+/* kernels.c: chooses an ISA by name or by what the machine has, and fills the kernel table for it, upward:
+ * each ISA replaces some slots of the one it builds on. It computes nothing. cpu_ops, the model's opening
+ * and ak42_measure call it. */
 #include "kernels.h"
 
 #include "../core/error.h"
@@ -28,7 +29,9 @@ static bool has_avx512_vnni(const cpu_features *f) { return f->avx512_vnni; }
 static bool has_avx512_bf16(const cpu_features *f) { return f->avx512_bf16; }
 static bool pays_avx512_bf16(const cpu_features *f) { return f->avx512_bf16_fast; }
 
-enum { ISA_REFERENCE, ISA_GENERIC, ISA_AVX2, ISA_AVX2_VNNI, ISA_AVX512, ISA_AVX512_VNNI, ISA_AVX512_VNNI_BF16 };
+enum {
+    ISA_REFERENCE, ISA_GENERIC, ISA_AVX2, ISA_AVX2_VNNI, ISA_AVX512, ISA_AVX512_VNNI, ISA_AVX512_VNNI_BF16
+};
 #define ISA_NAMES "reference, generic, avx2, avx2_vnni, avx512, avx512_vnni, avx512_vnni_bf16"
 
 static const isa isas[] = {
@@ -38,7 +41,8 @@ static const isa isas[] = {
     [ISA_AVX2_VNNI] = {"avx2_vnni", ISA_AVX2, kernels_fill_avx2_vnni, has_avx2_vnni, NULL},
     [ISA_AVX512] = {"avx512", ISA_AVX2, kernels_fill_avx512, has_avx512, NULL},
     [ISA_AVX512_VNNI] = {"avx512_vnni", ISA_AVX512, kernels_fill_avx512_vnni, has_avx512_vnni, NULL},
-    [ISA_AVX512_VNNI_BF16] = {"avx512_vnni_bf16", ISA_AVX512_VNNI, kernels_fill_avx512_vnni_bf16, has_avx512_bf16, pays_avx512_bf16},
+    [ISA_AVX512_VNNI_BF16] = {"avx512_vnni_bf16", ISA_AVX512_VNNI, kernels_fill_avx512_vnni_bf16,
+                              has_avx512_bf16, pays_avx512_bf16},
 };
 
 #elif defined(__aarch64__)
@@ -96,8 +100,8 @@ ak42_status kernels_select(kernel_table *table, const char *name, ak42_error *er
             return AK42_STATUS_OK;
         }
         if (!best) {
-            return error_set(err, AK42_STATUS_DEVICE, "isa: expected instructions for \"%s\", found a processor without; use \"auto\"",
-                             name);
+            return error_set(err, AK42_STATUS_DEVICE,
+                             "isa: expected a processor that can run \"%s\", found none; use \"auto\"", name);
         }
     }
     return error_set(err, AK42_STATUS_ARG, "isa: expected auto, %s, found \"%.40s\"", ISA_NAMES, name);

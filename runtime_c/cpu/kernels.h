@@ -59,6 +59,7 @@ typedef struct type_kernels {
     kernel_unpack *unpack;         /* NULL: gemm serves any number of tokens */
     kernel_gemm *gemm_wide;        /* on unpacked panels; bitwise the same results as gemm */
     uint32_t wide_super_bytes;     /* bytes of an unpacked superblock */
+    uint32_t wide_from;            /* rows from which unpacking pays; 0: more than nr */
 } type_kernels;
 
 /* Rows of type_kernels: the panel16 types. */

@@ -98,7 +98,9 @@ ak42_status measure_machine(ak42_measurement *out, uint32_t n_threads, const cha
 /* ---- what was built ---- */
 
 #if defined(__clang__)
-#define COMPILER "clang-" __clang_version__
+#define TEXT_OF(macro) #macro
+#define TEXT(macro) TEXT_OF(macro)
+#define COMPILER "clang-" TEXT(__clang_major__) "." TEXT(__clang_minor__)
 #elif defined(__GNUC__)
 #define COMPILER "gcc-" __VERSION__
 #else
@@ -115,12 +117,14 @@ const char *ak42_build_info(void) {
         kernel_table kernels;
         const char *isa = kernels_select(&kernels, NULL, NULL) ? "none" : kernels.isa;
         const uint32_t n_threads = threads_default(why, sizeof why);
+        char built[128], *end = built;
+        for (const char *c = kernels_built(); *c && end < built + sizeof built - 1; c++)
+            if (*c != ' ') *end++ = *c;
+        *end = 0;
         for (char *c = why; *c; c++)
-            if (*c == ' ') *c = '-';
+            if (*c == ' ') *c = '_';
         snprintf(text, sizeof text, "version=%s compiler=%s isas=%s isa=%s n_threads=%u why=%s", AK42_VERSION, COMPILER,
-                 kernels_built(), isa, n_threads, why);
-        for (char *c = text; *c; c++)
-            if (*c == '\n') *c = ' ';
+                 built, isa, n_threads, why);
         atomic_store(&state, 2);
     }
     while (atomic_load(&state) != 2) {}

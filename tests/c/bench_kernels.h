@@ -1,5 +1,6 @@
-/* bench_kernels.h: the timings of check_kernels --bench. Every run stands between two runs of a peak (or of plain reading), and the
- * median of the ratios is printed, so that what else the machine does cancels; rates are those of the best run. */
+/* bench_kernels.h: the timings of check_kernels --bench. Every run stands between two runs of a peak (or
+ * of plain reading), and the median of the ratios is printed, so that what else the machine does cancels;
+ * rates are those of the best run. */
 #ifndef AK42_BENCH_KERNELS_H
 #define AK42_BENCH_KERNELS_H
 
@@ -48,7 +49,8 @@ typedef struct bench_result {
     double ratio;                  /* to the yardstick's rate beside it, median */
 } bench_result;
 
-static bench_result bench_measure(bench_fn *run, void *context, bench_fn *yardstick, void *yardstick_context, uint32_t rounds) {
+static bench_result bench_measure(bench_fn *run, void *context, bench_fn *yardstick, void *yardstick_context,
+                                  uint32_t rounds) {
     double ratios[BENCH_ROUNDS];
     bench_result result = {0};
     for (uint32_t i = 0; i < rounds; i++) {
@@ -74,7 +76,8 @@ static double bench_peak_run(void *context) {
 /* ---- matrices ---- */
 
 static const char *const bench_rows[KERNEL_TYPES] = {"f32", "f16", "bf16", "q8_0", "int8", "q4_0", "q4_1"};
-static const uint32_t bench_types[KERNEL_TYPES] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8_0, TYPE_INT8, TYPE_Q4_0, TYPE_Q4_1};
+static const uint32_t bench_types[KERNEL_TYPES] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8_0, TYPE_INT8,
+                                                   TYPE_Q4_0, TYPE_Q4_1};
 
 typedef struct bench_gemm {
     const type_kernels *kernels;
@@ -108,7 +111,8 @@ static double bench_unpack_run(void *context) {
 
 static volatile uint64_t bench_sink;
 
-/* One thread's part of a pass over the whole buffer, in chunks of about 128 KiB as cpu_matmul hands them out. */
+/* One thread's part of a pass over the whole buffer, in chunks of about 128 KiB as cpu_matmul hands them
+ * out. */
 static void *bench_pass(void *context) {
     bench_gemm *b = context;
     if (!b->gemm) {
@@ -155,7 +159,8 @@ static void bench_streams(const kernel_table *table, const bench_gemm *b, const 
                 stream.parts[i].args.ldo = 4096;
                 stream.parts[i].args.n_tokens = n;
             }
-            table->pack[b->kernels->act]((uint8_t *)(uintptr_t)b->args.act, x, BENCH_SUPERS * SUPER_K, n, BENCH_SUPERS * SUPER_K);
+            table->pack[b->kernels->act]((uint8_t *)(uintptr_t)b->args.act, x, BENCH_SUPERS * SUPER_K, n,
+                                         BENCH_SUPERS * SUPER_K);
             plain = stream;
             for (uint32_t i = 0; i < threads; i++) plain.parts[i].gemm = NULL;
             const bench_result r = bench_measure(bench_stream_run, &stream, bench_stream_run, &plain, 5);
@@ -169,26 +174,33 @@ static void bench_matrix(const kernel_table *table, uint32_t row, uint8_t *memor
     static float out[TILE_TOKENS_MAX * 64];
     const type_kernels *k = &table->types[row];
     const uint32_t columns = BENCH_SUPERS * SUPER_K, group = row == KERNEL_INT8 ? 64 : 0;
-    kernel_peak *peak = k->act == ACT_Q8 ? table->peak_int8 : k->act == ACT_BF16 ? table->peak_bf16 : table->peak_f32;
+    kernel_peak *peak = k->act == ACT_Q8 ? table->peak_int8 : k->act == ACT_BF16 ? table->peak_bf16
+        : table->peak_f32;
     uint8_t *act = aligned_alloc(64, BENCH_TILES * TILE_TOKENS_MAX * columns * 4);
     float *x = calloc(TILE_TOKENS_MAX, columns * 4);
     if (!act || !x) exit(1);
     for (uint32_t i = 0; i < columns * TILE_TOKENS_MAX; i++) x[i] = (float)(i % 101) * 0.01f;
     const size_t panel_bytes = (size_t)type_panel_bytes(type_by_id(bench_types[row]), group, columns);
     bench_gemm b = {.kernels = k, .weights = memory, .read = table->read,
-                    .args = {.out = out, .ldo = 64, .panels = memory, .n_panels = 4, .act = act, .n_super = BENCH_SUPERS,
+                    .args = {.out = out, .ldo = 64, .panels = memory, .n_panels = 4, .act = act,
+                             .n_super = BENCH_SUPERS,
                              .group_size = group, .panel_bytes = panel_bytes}};
     for (uint32_t n = 1; n <= k->nr; n++) {
         if ((n & (n - 1)) && n != k->nr) continue;
         b.args.n_tokens = n;
         b.tile_bytes = n * act_token_bytes(k->act, columns);
-        for (uint32_t tile = 0; tile < BENCH_TILES; tile++) table->pack[k->act](act + tile * b.tile_bytes, x, columns, n, columns);
+        for (uint32_t tile = 0; tile < BENCH_TILES; tile++)
+            table->pack[k->act](act + tile * b.tile_bytes, x, columns, n, columns);
         for (uint32_t wide = 0; wide < (k->unpack && n == k->nr ? 2 : 1); wide++) {
             b.gemm = wide ? k->gemm_wide : k->gemm;
             b.args.panel_bytes = wide ? (size_t)BENCH_SUPERS * k->wide_super_bytes : panel_bytes;
-            const bench_result r = bench_measure(bench_tiles_run, &b, peak ? bench_peak_run : NULL, &peak, BENCH_ROUNDS);
-            printf("  %-5s %2u tokens%-5s %8.1f Gop/s", bench_rows[row], n, wide ? " wide" : "", r.best * 1e-9);
-            if (peak) printf("  %5.1f%% of the %s peak", 100 * r.ratio, k->act == ACT_Q8 ? "int8" : k->act == ACT_BF16 ? "bf16" : "f32");
+            const bench_result r = bench_measure(bench_tiles_run, &b, peak ? bench_peak_run : NULL, &peak,
+                                                 BENCH_ROUNDS);
+            printf("  %-5s %2u tokens%-5s %8.1f Gop/s", bench_rows[row], n, wide ? " wide" : "",
+                   r.best * 1e-9);
+            if (peak)
+                printf("  %5.1f%% of the %s peak", 100 * r.ratio,
+                       k->act == ACT_Q8 ? "int8" : k->act == ACT_BF16 ? "bf16" : "f32");
             printf("\n");
         }
     }
@@ -229,7 +241,8 @@ static void bench_attention(const kernel_table *table, uint8_t *memory) {
         for (uint32_t head_dim = 64; head_dim <= 128; head_dim += 64) {
             const size_t element = type == AK42_KV_TYPE_F32 ? 4 : type == AK42_KV_TYPE_INT8 ? 1 : 2;
             const size_t bytes = (size_t)BENCH_POSITIONS * head_dim * element;
-            const kv_head head = {memory, memory + bytes, (float *)(void *)(memory + 2 * bytes), (float *)(void *)(memory + 2 * bytes)};
+            const kv_head head = {memory, memory + bytes, (float *)(void *)(memory + 2 * bytes),
+                                  (float *)(void *)(memory + 2 * bytes)};
             for (uint32_t i = 0; i < ATTN_ROWS_MAX; i++) {
                 end[i] = BENCH_POSITIONS;
                 rows[i] = q + i * head_dim;
@@ -238,9 +251,11 @@ static void bench_attention(const kernel_table *table, uint8_t *memory) {
             printf("  attn  %-4s head_dim %3u, of the f32 peak:", names[type], head_dim);
             for (uint32_t i = 0; i < ARRAY_LEN(counts); i++) {
                 bench_attn b = {.attn = table->kv[type].attn, .ops = 4.0 * counts[i] * ATTN_CHUNK * head_dim,
-                                .args = {.m = m, .l = l, .o = o, .q = rows, .begin = begin, .end = end, .n_rows = counts[i],
+                                .args = {.m = m, .l = l, .o = o, .q = rows, .begin = begin, .end = end,
+                                         .n_rows = counts[i],
                                          .head_dim = head_dim, .kv = &head}};
-                const bench_result r = bench_measure(bench_attn_run, &b, peak ? bench_peak_run : NULL, &peak, BENCH_ROUNDS);
+                const bench_result r = bench_measure(bench_attn_run, &b, peak ? bench_peak_run : NULL, &peak,
+                                                     BENCH_ROUNDS);
                 printf("  %u rows %.0f%% %.0f GB/s", counts[i], 100 * r.ratio,
                        r.best / (4.0 * counts[i] * head_dim) * (double)(2 * head_dim * element) * 1e-9);
             }
@@ -281,7 +296,8 @@ static double bench_scale_run(void *context) {
 }
 static double bench_rope_run(void *context) {
     bench_vector *b = context;
-    for (uint32_t i = 0; i < BENCH_CALLS; i++) b->table->rope(b->x, b->y, b->z, b->n / 128, 128, 128, b->kind);
+    for (uint32_t i = 0; i < BENCH_CALLS; i++)
+        b->table->rope(b->x, b->y, b->z, b->n / 128, 128, 128, b->kind);
     return (double)BENCH_CALLS * b->n;
 }
 static double bench_store_run(void *context) {
@@ -293,7 +309,8 @@ static double bench_store_run(void *context) {
 static double bench_merge_run(void *context) {
     bench_vector *b = context;
     float m[8] = {1}, l[8] = {1};
-    for (uint32_t i = 0; i < BENCH_CALLS; i++) b->table->attn_merge(&m[i % 8], &l[i % 8], b->z + i % 8 * 128, 1.1f, 1.0f, b->x, 128);
+    for (uint32_t i = 0; i < BENCH_CALLS; i++)
+        b->table->attn_merge(&m[i % 8], &l[i % 8], b->z + i % 8 * 128, 1.1f, 1.0f, b->x, 128);
     return (double)BENCH_CALLS * 128;
 }
 
@@ -303,7 +320,8 @@ static void bench_line(const char *name, bench_fn *run, bench_vector *b) {
 }
 
 static void bench_vectors(const kernel_table *table, uint8_t *memory) {
-    static const char *const packs[] = {"pack f32", "pack bf16", "pack q8"}, *const stores[] = {"", "store f32", "store f16",
+    static const char *const packs[] = {"pack f32", "pack bf16", "pack q8"},
+        *const stores[] = {"", "store f32", "store f16",
                                                                                                  "store bf16", "store int8"};
     bench_vector b = {.table = table, .act = memory, .n = 2048, .n_tokens = 1};
     b.x = (float *)(void *)(memory + ((size_t)1 << 20));
@@ -328,7 +346,8 @@ static void bench_vectors(const kernel_table *table, uint8_t *memory) {
     bench_line("silu_mul", bench_silu_run, &b);
     bench_line("scale", bench_scale_run, &b);
     bench_line("attn_merge", bench_merge_run, &b);
-    for (b.kind = AK42_KV_TYPE_F32; b.kind <= AK42_KV_TYPE_INT8; b.kind++) bench_line(stores[b.kind], bench_store_run, &b);
+    for (b.kind = AK42_KV_TYPE_F32; b.kind <= AK42_KV_TYPE_INT8; b.kind++)
+        bench_line(stores[b.kind], bench_store_run, &b);
 }
 
 /* part: NULL for all, else a type's name, "attn" or "vectors". */

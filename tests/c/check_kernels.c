@@ -1,83 +1,18 @@
-/* check_kernels.c: every slot of the kernel table on every ISA that this machine has, against sums in double or against the plain C
- * kernels, on random and edge sizes; that results do not depend on how the work is cut; that nothing is read or written outside.
+/* check_kernels.c: every slot of the kernel table on every ISA that this machine has, against sums in
+ * double or against the plain C kernels, on random and edge sizes; that results do not depend on how the
+ * work is cut; that nothing is read or written outside.
  *     check_kernels [ISA]            prints "N passed, N failed"
  *     check_kernels --bench [ISA [PART]]     times every slot (bench_kernels.h) */
-#include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
-
 #include "../../runtime_c/core/config.h"
 #include "../../runtime_c/core/types.h"
-#include "../../runtime_c/cpu/kernels.h"
+#include "attention_checks.h"
 #include "bench_kernels.h"
-
-static int n_passed, n_failed;
-
-static void check(bool ok, const char *isa, const char *what, long a, long b, long c, long d) {
-    if (ok) {
-        n_passed++;
-        return;
-    }
-    if (n_failed++ < 40) printf("FAILED %s: %s (%ld, %ld, %ld, %ld)\n", isa, what, a, b, c, d);
-}
-
-static uint64_t rng_state = 88172645463325252u;
-static uint32_t rng(void) {
-    rng_state ^= rng_state << 13;
-    rng_state ^= rng_state >> 7;
-    rng_state ^= rng_state << 17;
-    return (uint32_t)(rng_state >> 32);
-}
-static uint32_t rng_below(uint32_t n) { return rng() % n; }
-static float rng_float(void) { return (float)rng() / 2147483648.0f - 1.0f; }       /* [-1, 1) */
-/* Roughly normal, now and then large. */
-static float rng_value(void) {
-    float x = rng_float() + rng_float() + rng_float();
-    return rng_below(64) == 0 ? x * 30.0f : x;
-}
-
-/* ---- memory that ends at a page that nobody may touch ---- */
-
-typedef struct guarded {
-    uint8_t *pages, *data;
-    size_t pages_bytes;
-} guarded;
-
-static size_t up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-/* size bytes, filled with 0xa5, whose last byte is the last before the guard page. */
-static guarded guarded_new(size_t size) {
-    const size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = up(size, page) + page;
-    guarded g = {.pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), .pages_bytes = bytes};
-    if (g.pages == MAP_FAILED || mprotect(g.pages + bytes - page, page, PROT_NONE) != 0) {
-        perror("check_kernels: mmap");
-        exit(1);
-    }
-    memset(g.pages, 0xa5, bytes - page);
-    g.data = g.pages + bytes - page - size;
-    return g;
-}
-static void guarded_free(guarded *g) { munmap(g->pages, g->pages_bytes); }
-static bool still(const uint8_t *p, size_t n) {        /* the fill of guarded_new */
-    for (size_t i = 0; i < n; i++)
-        if (p[i] != 0xa5) return false;
-    return true;
-}
-/* The bytes before data. */
-static bool guarded_whole(const guarded *g) { return still(g->pages, (size_t)(g->data - g->pages)); }
-
-static float float_at(const uint8_t *p, size_t i) { return load_f32(p + i * 4); }
-static float half_at(const uint8_t *p, size_t i) { return f16_to_f32(load_u16(p + i * 2)); }
-static float bf16_at(const uint8_t *p, size_t i) { return bf16_to_f32(load_u16(p + i * 2)); }
-static void put_float(uint8_t *p, size_t i, float x) { memcpy(p + i * 4, &x, 4); }
-static void put_u16(uint8_t *p, size_t i, uint16_t x) { memcpy(p + i * 2, &x, 2); }
+#include "kernel_checks.h"
 
 /* ---- weights ---- */
 
-static const uint32_t row_types[KERNEL_TYPES] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8_0, TYPE_INT8, TYPE_Q4_0, TYPE_Q4_1};
+static const uint32_t row_types[KERNEL_TYPES] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8_0, TYPE_INT8,
+                                                 TYPE_Q4_0, TYPE_Q4_1};
 
 static size_t super_bytes(uint32_t type, uint32_t group) {
     switch (type) {
@@ -104,28 +39,32 @@ static void fill_super(uint8_t *super, uint32_t type, uint32_t group, uint32_t s
     const uint32_t n_scales = type == TYPE_INT8 ? SUPER_K / group * 16 : type == TYPE_Q4_1 ? 64 : 32;
     const size_t scale_bytes = n_scales * (type == TYPE_INT8 ? 4 : 2);
     for (uint32_t i = 0; i < n_scales; i++) {
-        const float x = style == 2 || rng_below(16) == 0 ? 0.0f : style == 1 ? rng_float() * 100.0f : rng_float() * 0.01f;
+        const float largest = style == 2 || rng_below(16) == 0 ? 0.0f : style == 1 ? 100.0f : 0.01f;
+        const float x = rng_float() * largest;
         if (type == TYPE_INT8) put_float(super, i, x);
         else put_u16(super, i, f32_to_f16(x));
     }
     for (size_t i = scale_bytes; i < bytes; i++) {
-        if (style == 1) super[i] = type == TYPE_Q8_0 || type == TYPE_INT8 ? (rng() & 1 ? 0 : 255) : (rng() & 1 ? 0 : 0xff);
+        if (style == 1) super[i] = rng() & 1 ? 0 : 255;
         else super[i] = (uint8_t)rng();
     }
 }
 
 /* The weight at row r and column k of a superblock, as docs/format.md says. */
 static double weight_at(const uint8_t *super, uint32_t type, uint32_t group, uint32_t r, uint32_t k) {
-    const uint32_t quad = (k / 4 * 16 + r) * 4 + k % 4, pair = (k / 2 * 16 + r) * 2 + k % 2, scale = k / 32 * 16 + r;
+    const uint32_t quad = (k / 4 * 16 + r) * 4 + k % 4, pair = (k / 2 * 16 + r) * 2 + k % 2,
+        scale = k / 32 * 16 + r;
     const uint32_t nibble = (k % 32 / 4 * 16 + r) * 4 + k % 4;
     switch (type) {
         case TYPE_F32: return float_at(super, k * 16 + r);
         case TYPE_F16: return half_at(super, pair);
         case TYPE_BF16: return bf16_at(super, pair);
         case TYPE_Q8_0: return (double)half_at(super, scale) * (super[64 + quad] - 128);
-        case TYPE_INT8: return (double)float_at(super, k / group * 16 + r) * (super[SUPER_K / group * 64 + quad] - 128);
+        case TYPE_INT8:
+            return (double)float_at(super, k / group * 16 + r) * (super[SUPER_K / group * 64 + quad] - 128);
         case TYPE_Q4_0: return (double)half_at(super, scale) * ((super[64 + nibble] >> k / 32 * 4 & 15) - 8);
-        default: return (double)half_at(super, scale) * (super[128 + nibble] >> k / 32 * 4 & 15) + half_at(super, 32 + scale);
+        default: return (double)half_at(super, scale) * (super[128 + nibble] >> k / 32 * 4 & 15) +
+            half_at(super, 32 + scale);
     }
 }
 
@@ -145,7 +84,8 @@ static bool same_pack(const uint8_t *a, const uint8_t *b, act_kind kind, uint32_
     if (kind == ACT_F32) return memcmp(a, b, bytes) == 0;
     if (kind == ACT_BF16) {
         for (size_t i = 0; i < bytes / 2; i++)
-            if (load_u16(a + i * 2) != load_u16(b + i * 2) && !(isnan(bf16_at(a, i)) && isnan(bf16_at(b, i)))) return false;
+            if (load_u16(a + i * 2) != load_u16(b + i * 2) && !(isnan(bf16_at(a, i)) && isnan(bf16_at(b, i))))
+                return false;
         return true;
     }
     for (size_t at = 0; at < bytes; at += n * ACT_Q8_BLOCK_BYTES)
@@ -159,7 +99,8 @@ static bool same_pack(const uint8_t *a, const uint8_t *b, act_kind kind, uint32_
 }
 
 static void check_pack(const kernel_table *table, const kernel_table *generic) {
-    static const float odd[] = {0.0f, -0.0f, 1e-40f, -1e-44f, 3e-37f, 4e-37f, 3e38f, -3e38f, 127.0f, 0.5f, 63.5f, 1.17549435e-38f};
+    static const float odd[] = {0.0f, -0.0f, 1e-40f, -1e-44f, 3e-37f, 4e-37f, 3e38f, -3e38f, 127.0f, 0.5f,
+                                63.5f, 1.17549435e-38f};
     for (uint32_t round = 0; round < 400; round++) {
         const uint32_t n = 1 + rng_below(TILE_TOKENS_MAX), columns = 1 + rng_below(round % 4 ? 150 : 700);
         const size_t ldx = columns + rng_below(40);
@@ -177,8 +118,8 @@ static void check_pack(const kernel_table *table, const kernel_table *generic) {
             guarded mine = guarded_new(bytes), theirs = guarded_new(bytes);
             table->pack[kind](mine.data, values, ldx, n, columns);
             generic->pack[kind](theirs.data, values, ldx, n, columns);
-            check(same_pack(mine.data, theirs.data, kind, n, columns) && guarded_whole(&mine), table->isa, "pack (kind, n, columns)",
-                  kind, n, columns, (long)ldx);
+            check(same_pack(mine.data, theirs.data, kind, n, columns) && guarded_whole(&mine), table->isa,
+                  "pack (kind, n, columns)", kind, n, columns, (long)ldx);
             guarded_free(&mine);
             guarded_free(&theirs);
         }
@@ -199,7 +140,8 @@ typedef struct problem {
     float alone[TILE_TOKENS_MAX][PANELS_MAX * PANEL_ROWS];
 } problem;
 
-static guarded pack_rows(const kernel_table *table, act_kind kind, const problem *p, uint32_t first, uint32_t n) {
+static guarded pack_rows(const kernel_table *table, act_kind kind, const problem *p, uint32_t first,
+                         uint32_t n) {
     guarded act = guarded_new(act_token_bytes(kind, p->n_super * SUPER_K) * n);
     table->pack[kind](act.data, p->x[first], SUPERS_MAX * SUPER_K, n, p->n_super * SUPER_K);
     return act;
@@ -213,33 +155,40 @@ static void check_alone(const kernel_table *table, uint32_t row, problem *p) {
         for (uint32_t panel = 0; panel < PANELS_MAX; panel++) {
             guarded out = guarded_new(PANEL_ROWS * 4);
             const uint8_t *w = p->panels.data + panel * p->panel_bytes;
-            k->gemm(&(gemm_args){.out = (float *)(void *)out.data, .ldo = 16, .panels = w, .panel_bytes = p->panel_bytes,
-                                 .n_panels = 1, .act = act.data, .n_tokens = 1, .n_super = p->n_super, .group_size = p->group});
+            k->gemm(&(gemm_args){.out = (float *)(void *)out.data, .ldo = 16, .panels = w,
+                                 .panel_bytes = p->panel_bytes, .n_panels = 1, .act = act.data, .n_tokens = 1,
+                                 .n_super = p->n_super, .group_size = p->group});
             memcpy(p->alone[t] + panel * PANEL_ROWS, out.data, PANEL_ROWS * 4);
-            check(guarded_whole(&out), table->isa, "gemm writes before out (row, t, panel)", row, t, panel, 0);
+            check(guarded_whole(&out), table->isa, "gemm writes before out (row, t, panel)", row, t, panel,
+                  0);
             guarded_free(&out);
             for (uint32_t r = 0; r < PANEL_ROWS; r++) {
                 double sum = 0, size = 0;
                 for (uint32_t i = 0; i < p->n_super * SUPER_K; i++) {
-                    const double weight = weight_at(w + i / 64 * super_bytes(p->type, p->group), p->type, p->group, r, i % 64);
+                    const double weight = weight_at(w + i / 64 * super_bytes(p->type, p->group), p->type,
+                                                    p->group, r, i % 64);
                     const double product = weight * act_at(act.data, k->act, 1, 0, i);
                     sum += product;
                     size += fabs(product);
                 }
                 const double error = fabs(p->alone[t][panel * PANEL_ROWS + r] - sum);
-                check(error <= 3e-6 * size + 1e-30, table->isa, "gemm against double (row, supers, t, r)", row, p->n_super, t, r);
+                check(error <= 3e-6 * size + 1e-30, table->isa, "gemm against double (row, supers, t, r)",
+                      row, p->n_super, t, r);
             }
         }
         guarded_free(&act);
     }
 }
 
-/* n tokens and n_panels panels together: the same bits, whatever the alignment of out, with and without accumulate. */
-static void check_together(const kernel_table *table, uint32_t row, const problem *p, uint32_t n, uint32_t n_panels, bool wide) {
+/* n tokens and n_panels panels together: the same bits, whatever the alignment of out, with and without
+ * accumulate. */
+static void check_together(const kernel_table *table, uint32_t row, const problem *p, uint32_t n,
+                           uint32_t n_panels, bool wide) {
     const type_kernels *k = &table->types[row];
     const bool accumulate = rng() & 1;
     const size_t ldo = n_panels * PANEL_ROWS + rng_below(4) * 5;
-    guarded act = pack_rows(table, k->act, p, 0, n), out = guarded_new(((n - 1) * ldo + n_panels * PANEL_ROWS) * 4);
+    guarded act = pack_rows(table, k->act, p, 0, n);
+    guarded out = guarded_new(((n - 1) * ldo + n_panels * PANEL_ROWS) * 4);
     float *values = (float *)(void *)out.data, *expected = calloc(n * ldo, 4);
     if (!expected) exit(1);
     memcpy(expected, values, ((n - 1) * ldo + n_panels * PANEL_ROWS) * 4);
@@ -250,17 +199,20 @@ static void check_together(const kernel_table *table, uint32_t row, const proble
         }
     (wide ? k->gemm_wide : k->gemm)(&(gemm_args){
         .out = values, .ldo = ldo, .panels = wide ? p->wide.data : p->panels.data,
-        .panel_bytes = wide ? (size_t)p->n_super * k->wide_super_bytes : p->panel_bytes, .n_panels = n_panels, .act = act.data,
+        .panel_bytes = wide ? (size_t)p->n_super * k->wide_super_bytes : p->panel_bytes, .n_panels = n_panels,
+            .act = act.data,
         .n_tokens = n, .n_super = p->n_super, .group_size = p->group, .accumulate = accumulate});
-    check(memcmp(values, expected, ((n - 1) * ldo + n_panels * PANEL_ROWS) * 4) == 0 && guarded_whole(&out), table->isa,
-          wide ? "gemm_wide the same bits (row, supers, n, panels)" : "gemm the same bits (row, supers, n, panels)", row, p->n_super,
+    check(memcmp(values, expected, ((n - 1) * ldo + n_panels * PANEL_ROWS) * 4) == 0 && guarded_whole(&out),
+          table->isa, wide ? "gemm_wide the same bits (row, supers, n, panels)"
+              : "gemm the same bits (row, supers, n, panels)", row, p->n_super,
           n, n_panels);
     free(expected);
     guarded_free(&act);
     guarded_free(&out);
 }
 
-static void check_problem(const kernel_table *table, uint32_t row, uint32_t group, uint32_t n_super, uint32_t style) {
+static void check_problem(const kernel_table *table, uint32_t row, uint32_t group, uint32_t n_super,
+                          uint32_t style) {
     static problem p;
     const type_kernels *k = &table->types[row];
     p.type = row_types[row];
@@ -269,7 +221,8 @@ static void check_problem(const kernel_table *table, uint32_t row, uint32_t grou
     p.panel_bytes = n_super * super_bytes(p.type, group);
     p.panels = guarded_new(PANELS_MAX * p.panel_bytes);
     for (uint32_t i = 0; i < PANELS_MAX * n_super; i++)
-        fill_super(p.panels.data + i * super_bytes(p.type, group), p.type, group, rng_below(8) == 0 ? 2 : style);
+        fill_super(p.panels.data + i * super_bytes(p.type, group), p.type, group,
+                   rng_below(8) == 0 ? 2 : style);
     for (uint32_t t = 0; t < k->nr; t++)
         for (uint32_t i = 0; i < n_super * SUPER_K; i++)
             p.x[t][i] = i / 32 % 5 == 4 ? 0.0f : style == 1 ? (rng() & 1 ? 3.0f : -3.0f) : rng_value();
@@ -292,218 +245,17 @@ static void check_problem(const kernel_table *table, uint32_t row, uint32_t grou
 
 static void check_matrices(const kernel_table *table) {
     for (uint32_t row = 0; row < KERNEL_TYPES; row++) {
-        check(kernel_type_row(row_types[row]) == (int)row && table->types[row].nr <= TILE_TOKENS_MAX, table->isa, "row", row, 0, 0, 0);
+        check(kernel_type_row(row_types[row]) == (int)row && table->types[row].nr <= TILE_TOKENS_MAX,
+              table->isa, "row", row, 0, 0, 0);
         for (uint32_t n_super = 1; n_super <= SUPERS_MAX; n_super++) {
             if (row != KERNEL_INT8) check_problem(table, row, 0, n_super, n_super % 3 == 2);
             else
                 for (uint32_t group = 4; group <= 64; group *= 2)
-                    if (n_super < 4 || n_super == SUPERS_MAX) check_problem(table, row, group, n_super, n_super % 3 == 2);
+                    if (n_super < 4 || n_super == SUPERS_MAX)
+                        check_problem(table, row, group, n_super, n_super % 3 == 2);
         }
     }
     check_problem(table, KERNEL_Q8_0, 0, SUPERS_MAX, 1);
-}
-
-/* ---- attention ---- */
-
-/* A cache of n_positions, in memory of the exact size, filled with bytes that are NaN in every type before anything is written. */
-typedef struct cache {
-    ak42_kv_type type;
-    uint32_t n_positions, head_dim;
-    guarded k, v, k_scale, v_scale;
-    kv_head head;
-} cache;
-
-static cache cache_new(ak42_kv_type type, uint32_t n_positions, uint32_t head_dim) {
-    const size_t element = type == AK42_KV_TYPE_F32 ? 4 : type == AK42_KV_TYPE_INT8 ? 1 : 2;
-    const size_t k_dim = type == AK42_KV_TYPE_INT8 ? up(head_dim, 4) : head_dim;
-    cache c = {.type = type, .n_positions = n_positions, .head_dim = head_dim};
-    c.k = guarded_new(up(n_positions, 16) * k_dim * element);
-    c.v = guarded_new(n_positions * head_dim * element);
-    c.k_scale = guarded_new(n_positions * 4);
-    c.v_scale = guarded_new(n_positions * 4);
-    memset(c.k.data, 0xff, up(n_positions, 16) * k_dim * element);
-    memset(c.v.data, 0xff, n_positions * head_dim * element);
-    memset(c.k_scale.data, 0xff, n_positions * 4);
-    memset(c.v_scale.data, 0xff, n_positions * 4);
-    c.head = (kv_head){c.k.data, c.v.data, (float *)(void *)c.k_scale.data, (float *)(void *)c.v_scale.data};
-    return c;
-}
-static void cache_free(cache *c) {
-    guarded_free(&c->k);
-    guarded_free(&c->v);
-    guarded_free(&c->k_scale);
-    guarded_free(&c->v_scale);
-}
-static bool cache_whole(const cache *c) {
-    return guarded_whole(&c->k) && guarded_whole(&c->v) && guarded_whole(&c->k_scale) && guarded_whole(&c->v_scale);
-}
-
-static double key_at(const cache *c, uint32_t p, uint32_t d) {
-    const size_t group = p / 16, hd = c->head_dim, lane = p % 16;
-    switch (c->type) {
-        case AK42_KV_TYPE_F32: return float_at(c->k.data, (group * hd + d) * 16 + lane);
-        case AK42_KV_TYPE_F16: return half_at(c->k.data, ((group * (hd / 2) + d / 2) * 16 + lane) * 2 + d % 2);
-        case AK42_KV_TYPE_BF16: return bf16_at(c->k.data, ((group * (hd / 2) + d / 2) * 16 + lane) * 2 + d % 2);
-        default: return (double)c->head.k_scale[p] * (c->k.data[((group * (up(hd, 4) / 4) + d / 4) * 16 + lane) * 4 + d % 4] - 128);
-    }
-}
-static double value_at(const cache *c, uint32_t p, uint32_t d) {
-    const size_t i = (size_t)p * c->head_dim + d;
-    switch (c->type) {
-        case AK42_KV_TYPE_F32: return float_at(c->v.data, i);
-        case AK42_KV_TYPE_F16: return half_at(c->v.data, i);
-        case AK42_KV_TYPE_BF16: return bf16_at(c->v.data, i);
-        default: return (double)c->head.v_scale[p] * (int8_t)c->v.data[i];
-    }
-}
-
-/* Stores the same rows with both tables: the same bytes. */
-static void check_store(const kernel_table *table, const kernel_table *generic, ak42_kv_type type, uint32_t head_dim) {
-    cache mine = cache_new(type, 40, head_dim), theirs = cache_new(type, 40, head_dim);
-    guarded k = guarded_new(head_dim * 4), v = guarded_new(head_dim * 4);
-    for (uint32_t i = 0; i < 30; i++) {
-        for (uint32_t d = 0; d < head_dim; d++) {
-            put_float(k.data, d, i == 3 ? 0.0f : i == 4 ? 1e-39f : rng_value());
-            put_float(v.data, d, i == 5 ? 0.0f : i == 6 ? 70000.0f * rng_float() : rng_value());
-        }
-        const uint32_t p = rng_below(40);
-        table->kv[type].store(&mine.head, p, (float *)(void *)k.data, (float *)(void *)v.data, head_dim);
-        generic->kv[type].store(&theirs.head, p, (float *)(void *)k.data, (float *)(void *)v.data, head_dim);
-    }
-    check(memcmp(mine.k.data, theirs.k.data, (size_t)(mine.k.pages + mine.k.pages_bytes - mine.k.data) - (size_t)sysconf(_SC_PAGESIZE)) == 0 &&
-              memcmp(mine.v.data, theirs.v.data, (size_t)(mine.v.pages + mine.v.pages_bytes - mine.v.data) - (size_t)sysconf(_SC_PAGESIZE)) == 0 &&
-              memcmp(mine.k_scale.data, theirs.k_scale.data, 160) == 0 && memcmp(mine.v_scale.data, theirs.v_scale.data, 160) == 0 &&
-              cache_whole(&mine),
-          table->isa, "store (type, head_dim)", type, head_dim, 0, 0);
-    guarded_free(&k);
-    guarded_free(&v);
-    cache_free(&mine);
-    cache_free(&theirs);
-}
-
-typedef struct attn_problem {
-    cache cache;
-    uint32_t n_rows, chunk, begin[ATTN_ROWS_MAX], end[ATTN_ROWS_MAX];
-    float softcap;
-    guarded q_rows[ATTN_ROWS_MAX];
-    const float *q[ATTN_ROWS_MAX];
-} attn_problem;
-
-/* Row i against doubles. With BF16 keys a kernel may round q to bf16: then it must be right for the rounded one. */
-static bool attn_row_right(const attn_problem *p, uint32_t i, float m, float l, const float *o, bool rounded) {
-    const uint32_t hd = p->cache.head_dim, begin = p->begin[i] > p->chunk ? p->begin[i] : p->chunk;
-    const uint32_t end = p->end[i] < p->chunk + ATTN_CHUNK ? p->end[i] : p->chunk + ATTN_CHUNK;
-    double score[ATTN_CHUNK], max = -INFINITY, sum = 0, size = 1;
-    for (uint32_t at = begin; at < end; at++) {
-        double dot = 0, dot_size = 0;
-        for (uint32_t d = 0; d < hd; d++) {
-            const double q = rounded ? bf16_to_f32(f32_to_bf16(p->q[i][d])) : p->q[i][d], product = q * key_at(&p->cache, at, d);
-            dot += product;
-            dot_size += fabs(product);
-        }
-        if (dot_size > size) size = dot_size;
-        if (p->softcap > 0) dot = p->softcap * tanh(dot / p->softcap);
-        score[at - begin] = dot;
-        if (dot > max) max = dot;
-    }
-    if (begin >= end) {
-        for (uint32_t d = 0; d < hd; d++)
-            if (o[d] != 0) return false;
-        return m == -INFINITY && l == 0;
-    }
-    const double tolerance = 1e-6 * size + 1e-6;
-    if (!(fabs(m - max) <= tolerance)) return false;
-    for (uint32_t at = begin; at < end; at++) sum += exp(score[at - begin] - m);
-    if (!(fabs(l - sum) <= 2 * tolerance * sum)) return false;
-    for (uint32_t d = 0; d < hd; d++) {
-        double value = 0, value_size = 0;
-        for (uint32_t at = begin; at < end; at++) {
-            const double product = exp(score[at - begin] - m) * value_at(&p->cache, at, d);
-            value += product;
-            value_size += fabs(product);
-        }
-        if (!(fabs(o[d] - value) <= 2 * tolerance * value_size + 1e-30)) return false;
-    }
-    return true;
-}
-
-static void attn_run(const kernel_table *table, const attn_problem *p, uint32_t first, uint32_t n, guarded *m, guarded *l, guarded *o) {
-    *m = guarded_new(n * 4);
-    *l = guarded_new(n * 4);
-    *o = guarded_new((size_t)n * p->cache.head_dim * 4);
-    table->kv[p->cache.type].attn(&(attn_args){
-        .m = (float *)(void *)m->data, .l = (float *)(void *)l->data, .o = (float *)(void *)o->data, .q = p->q + first,
-        .begin = p->begin + first, .end = p->end + first, .n_rows = n, .head_dim = p->cache.head_dim, .chunk = p->chunk,
-        .kv = &p->cache.head, .softcap = p->softcap});
-    check(guarded_whole(m) && guarded_whole(l) && guarded_whole(o), table->isa, "attn writes outside (type, head_dim, rows)",
-          p->cache.type, p->cache.head_dim, n, 0);
-}
-static void attn_free(guarded *m, guarded *l, guarded *o) {
-    guarded_free(m);
-    guarded_free(l);
-    guarded_free(o);
-}
-
-/* All rows together: right, and the same bits as each row alone. */
-static void check_attn_problem(const kernel_table *table, const attn_problem *p) {
-    guarded m, l, o, m1, l1, o1;
-    const size_t o_bytes = (size_t)p->cache.head_dim * 4;
-    attn_run(table, p, 0, p->n_rows, &m, &l, &o);
-    for (uint32_t i = 0; i < p->n_rows; i++) {
-        const float *o_row = (const float *)(const void *)(o.data + i * o_bytes);
-        bool right = attn_row_right(p, i, float_at(m.data, i), float_at(l.data, i), o_row, false);
-        if (!right && p->cache.type == AK42_KV_TYPE_BF16)
-            right = attn_row_right(p, i, float_at(m.data, i), float_at(l.data, i), o_row, true);
-        check(right, table->isa, "attn against double (type, head_dim, rows, row)", p->cache.type, p->cache.head_dim, p->n_rows, i);
-        attn_run(table, p, i, 1, &m1, &l1, &o1);
-        check(memcmp(m.data + i * 4, m1.data, 4) == 0 && memcmp(l.data + i * 4, l1.data, 4) == 0 &&
-                  memcmp(o.data + i * o_bytes, o1.data, o_bytes) == 0,
-              table->isa, "attn row alone (type, head_dim, rows, row)", p->cache.type, p->cache.head_dim, p->n_rows, i);
-        attn_free(&m1, &l1, &o1);
-    }
-    attn_free(&m, &l, &o);
-}
-
-static void check_attn(const kernel_table *table, const kernel_table *generic, ak42_kv_type type, uint32_t head_dim, uint32_t n_rows,
-                       uint32_t style) {
-    const uint32_t n_positions = style == 0 ? 1 + rng_below(60) : 300 + rng_below(300);
-    attn_problem p = {.cache = cache_new(type, n_positions, head_dim), .n_rows = n_rows, .softcap = style == 3 ? 20.0f : 0.0f};
-    p.chunk = style == 0 ? 0 : rng_below(n_positions / ATTN_CHUNK + 1) * ATTN_CHUNK;
-    guarded k = guarded_new(head_dim * 4), v = guarded_new(head_dim * 4);
-    const uint32_t written = n_positions - rng_below(n_positions < 20 ? n_positions : 20);
-    for (uint32_t at = 0; at < written; at++) {
-        for (uint32_t d = 0; d < head_dim; d++) {
-            put_float(k.data, d, rng_value());
-            put_float(v.data, d, rng_value());
-        }
-        generic->kv[type].store(&p.cache.head, at, (float *)(void *)k.data, (float *)(void *)v.data, head_dim);
-    }
-    guarded_free(&k);
-    guarded_free(&v);
-    for (uint32_t i = 0; i < n_rows; i++) {
-        p.q_rows[i] = guarded_new(head_dim * 4);
-        for (uint32_t d = 0; d < head_dim; d++) put_float(p.q_rows[i].data, d, rng_value() / sqrtf((float)head_dim));
-        p.q[i] = (const float *)(const void *)p.q_rows[i].data;
-        const uint32_t causal = written < n_rows / 3 ? rng_below(written + 1) : written - n_rows / 3 + i / 3;
-        p.end[i] = style < 2 || rng_below(4) ? (causal < written ? causal : written) : rng_below(written + 1);
-        p.begin[i] = style == 2 ? rng_below(written + 1) : style == 1 && p.end[i] > 70 ? p.end[i] - 70 : 0;
-    }
-    check_attn_problem(table, &p);
-    check(cache_whole(&p.cache), table->isa, "attn leaves the cache", type, head_dim, 0, 0);
-    for (uint32_t i = 0; i < n_rows; i++) guarded_free(&p.q_rows[i]);
-    cache_free(&p.cache);
-}
-
-static void check_attention(const kernel_table *table, const kernel_table *generic) {
-    static const uint32_t head_dims[] = {64, 128, 2, 6, 16, 30, 32, 48, 80, 96, 100, 130, 256, 264};
-    for (ak42_kv_type type = AK42_KV_TYPE_F32; type <= AK42_KV_TYPE_INT8; type++) {
-        for (uint32_t i = 0; i < ARRAY_LEN(head_dims); i++) {
-            check_store(table, generic, type, head_dims[i]);
-            for (uint32_t style = 0; style < 4; style++)
-                check_attn(table, generic, type, head_dims[i], 1 + rng_below(ATTN_ROWS_MAX), style);
-        }
-        for (uint32_t n_rows = 1; n_rows <= ATTN_ROWS_MAX; n_rows++) check_attn(table, generic, type, 16, n_rows, n_rows % 4);
-    }
 }
 
 /* ---- vectors ---- */
@@ -520,7 +272,8 @@ static void check_rmsnorm(const kernel_table *table, uint32_t n) {
         put_float(weight.data, i, rng_value());
         sum += (double)float_at(x.data, i) * float_at(x.data, i);
     }
-    table->rmsnorm((float *)(void *)out.data, (float *)(void *)x.data, (float *)(void *)weight.data, n, 1e-5f);
+    table->rmsnorm((float *)(void *)out.data, (float *)(void *)x.data, (float *)(void *)weight.data, n,
+                   1e-5f);
     bool right = guarded_whole(&out);
     for (uint32_t i = 0; i < n; i++) {
         const double y = float_at(x.data, i) / sqrt(sum / n + (double)1e-5f) * float_at(weight.data, i);
@@ -532,7 +285,8 @@ static void check_rmsnorm(const kernel_table *table, uint32_t n) {
     guarded_free(&out);
 }
 
-static void check_rope(const kernel_table *table, uint32_t n_heads, uint32_t head_dim, uint32_t rotary_dim, uint32_t layout) {
+static void check_rope(const kernel_table *table, uint32_t n_heads, uint32_t head_dim, uint32_t rotary_dim,
+                       uint32_t layout) {
     const uint32_t half = rotary_dim / 2;
     guarded x = guarded_new(n_heads * head_dim * 4), c = guarded_new(half * 4), s = guarded_new(half * 4);
     double *y = calloc(n_heads * head_dim, sizeof *y);
@@ -549,14 +303,18 @@ static void check_rope(const kernel_table *table, uint32_t n_heads, uint32_t hea
     for (uint32_t h = 0; h < n_heads; h++)
         for (uint32_t i = 0; i < half; i++) {
             double *a = y + h * head_dim + (layout == ROPE_LAYOUT_INTERLEAVED ? 2 * i : i);
-            double *b = a + (layout == ROPE_LAYOUT_INTERLEAVED ? 1 : half), real = *a * float_at(c.data, i) - *b * float_at(s.data, i);
+            double *b = a + (layout == ROPE_LAYOUT_INTERLEAVED ? 1 : half),
+                real = *a * float_at(c.data, i) - *b * float_at(s.data, i);
             *b = *a * float_at(s.data, i) + *b * float_at(c.data, i);
             *a = real;
         }
-    table->rope((float *)(void *)x.data, (float *)(void *)c.data, (float *)(void *)s.data, n_heads, head_dim, rotary_dim, layout);
+    table->rope((float *)(void *)x.data, (float *)(void *)c.data, (float *)(void *)s.data, n_heads, head_dim,
+                rotary_dim, layout);
     bool right = guarded_whole(&x);
-    for (uint32_t i = 0; i < n_heads * head_dim; i++) right &= close_to(float_at(x.data, i), y[i], 1e-6, 1e-5);
-    check(right, table->isa, "rope (heads, head_dim, rotary_dim, layout)", n_heads, head_dim, rotary_dim, layout);
+    for (uint32_t i = 0; i < n_heads * head_dim; i++)
+        right &= close_to(float_at(x.data, i), y[i], 1e-6, 1e-5);
+    check(right, table->isa, "rope (heads, head_dim, rotary_dim, layout)", n_heads, head_dim, rotary_dim,
+          layout);
     free(y);
     guarded_free(&x);
     guarded_free(&c);
@@ -565,10 +323,12 @@ static void check_rope(const kernel_table *table, uint32_t n_heads, uint32_t hea
 
 /* silu_mul over all magnitudes; it shows the exponential: silu(x) = x e^x / (1 + e^x). In place too. */
 static void check_silu(const kernel_table *table, uint32_t n, bool in_place) {
-    guarded gate = guarded_new(n * 4), up = guarded_new(n * 4), out = guarded_new(n * 4), kept = guarded_new(n * 4);
+    guarded gate = guarded_new(n * 4), up = guarded_new(n * 4), out = guarded_new(n * 4),
+        kept = guarded_new(n * 4);
     for (uint32_t i = 0; i < n; i++) {
         const uint32_t kind = rng_below(8);
-        put_float(gate.data, i, kind == 0 ? 0.0f : kind == 1 ? rng_float() * 1e-20f : kind < 5 ? rng_float() * 100.0f : rng_float() * 8.0f);
+        put_float(gate.data, i, kind == 0 ? 0.0f : kind == 1 ? rng_float() * 1e-20f : kind < 5
+                  ? rng_float() * 100.0f : rng_float() * 8.0f);
         put_float(up.data, i, rng_value());
     }
     memcpy(kept.data, gate.data, n * 4);
@@ -577,7 +337,8 @@ static void check_silu(const kernel_table *table, uint32_t n, bool in_place) {
     bool right = guarded_whole(target);
     for (uint32_t i = 0; i < n; i++) {
         const double g = float_at(kept.data, i);
-        right &= close_to(float_at(target->data, i), g / (1 + exp(-g)) * float_at(up.data, i), 6e-7, 1e-34);      /* e^89 overflows */
+        /* e^89 overflows */
+        right &= close_to(float_at(target->data, i), g / (1 + exp(-g)) * float_at(up.data, i), 6e-7, 1e-34);
     }
     check(right, table->isa, "silu_mul (n, in place)", n, in_place, 0, 0);
     guarded_free(&gate);
@@ -606,17 +367,21 @@ static void check_merge(const kernel_table *table, uint32_t head_dim) {
     bool right = true;
     for (uint32_t step = 0; step < 12; step++) {
         const bool nothing = step % 4 == 0;
-        const float m_chunk = nothing ? -INFINITY : rng_value() * 5.0f, l_chunk = nothing ? 0.0f : 1.0f + (float)rng_below(100);
+        const float m_chunk = nothing ? -INFINITY : rng_value() * 5.0f,
+            l_chunk = nothing ? 0.0f : 1.0f + (float)rng_below(100);
         for (uint32_t d = 0; d < head_dim; d++) put_float(o_chunk.data, d, nothing ? 0.0f : rng_value());
-        table->attn_merge(&m, &l, (float *)(void *)o.data, m_chunk, l_chunk, (float *)(void *)o_chunk.data, head_dim);
+        table->attn_merge(&m, &l, (float *)(void *)o.data, m_chunk, l_chunk, (float *)(void *)o_chunk.data,
+                          head_dim);
         const double m_new = m_true > m_chunk ? m_true : m_chunk;
         if (!nothing) {
             l_true = l_true * exp(m_true - m_new) + l_chunk * exp(m_chunk - m_new);
             for (uint32_t d = 0; d < head_dim; d++)
-                o_true[d] = o_true[d] * exp(m_true - m_new) + float_at(o_chunk.data, d) * exp(m_chunk - m_new);
+                o_true[d] = o_true[d] * exp(m_true - m_new) +
+                    float_at(o_chunk.data, d) * exp(m_chunk - m_new);
             m_true = m_new;
         }
-        right &= (nothing && m_true == -INFINITY ? m == -INFINITY : m == (float)m_true) && close_to(l, l_true, 2e-6, 0);
+        right &= (nothing && m_true == -INFINITY ? m == -INFINITY : m == (float)m_true) &&
+            close_to(l, l_true, 2e-6, 0);
         for (uint32_t d = 0; d < head_dim; d++) right &= close_to(float_at(o.data, d), o_true[d], 2e-6, 1e-5);
     }
     check(right && guarded_whole(&o), table->isa, "attn_merge (head_dim)", head_dim, 0, 0, 0);
@@ -627,7 +392,8 @@ static void check_merge(const kernel_table *table, uint32_t head_dim) {
 static void check_read_and_peaks(const kernel_table *table, const kernel_table *generic) {
     guarded data = guarded_new(3 * 4096);
     for (uint32_t i = 0; i < 3 * 4096; i++) data.data[i] = (uint8_t)rng();
-    check(table->read(data.data, 3 * 4096) == generic->read(data.data, 3 * 4096), table->isa, "read", 0, 0, 0, 0);
+    check(table->read(data.data, 3 * 4096) == generic->read(data.data, 3 * 4096), table->isa, "read", 0, 0, 0,
+          0);
     guarded_free(&data);
     kernel_peak *const peaks[] = {table->peak_f32, table->peak_bf16, table->peak_int8};
     for (uint32_t i = 0; i < ARRAY_LEN(peaks); i++) {
@@ -647,7 +413,8 @@ static void check_vectors(const kernel_table *table, const kernel_table *generic
     check_rmsnorm(table, 4096);
     check_silu(table, 100000, false);
     for (uint32_t rotary = 2; rotary <= 136; rotary += 2)
-        for (uint32_t layout = 0; layout < 2; layout++) check_rope(table, 1 + rng_below(5), rotary + rng_below(3) * 2, rotary, layout);
+        for (uint32_t layout = 0; layout < 2; layout++)
+            check_rope(table, 1 + rng_below(5), rotary + rng_below(3) * 2, rotary, layout);
     check_read_and_peaks(table, generic);
 }
 
@@ -663,7 +430,8 @@ static int run_bench(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const isas[] = {"reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_vnni_bf16",
+    static const char *const isas[] = {"reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni",
+                                       "avx512_vnni_bf16",
                                        "neon", "neon_dot"};
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) return run_bench(argc, argv);
     kernel_table generic, table;

@@ -1,5 +1,6 @@
-/* check_sampler.c: the sampler against slow and obvious references that sort everything: which ids may be drawn, with what
- * frequency, llama2.c's generator and top-p number by number, and logits that are no numbers. */
+/* check_sampler.c: the sampler against slow and obvious references that sort everything: which ids may be
+ * drawn, with what frequency, llama2.c's generator and top-p number by number, and logits that are no
+ * numbers. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -34,7 +35,8 @@ static int32_t sample(const float *logits, uint32_t n, const ak42_sampler_opts *
 }
 
 static ak42_sampler_opts options(float temperature, int32_t top_k, float top_p, float min_p) {
-    return (ak42_sampler_opts){.struct_size = sizeof(ak42_sampler_opts), .temperature = temperature, .top_k = top_k, .top_p = top_p,
+    return (ak42_sampler_opts){.struct_size = sizeof(ak42_sampler_opts), .temperature = temperature,
+                               .top_k = top_k, .top_p = top_p,
                                .min_p = min_p, .repetition_penalty = 1.0f};
 }
 
@@ -78,8 +80,10 @@ static void check_standard(void) {
     static float logits[N_MAX];
     static double probabilities[N_MAX];
     static long counts[N_MAX];
-    const ak42_sampler_opts all[] = {options(1.0f, 0, 1.0f, 0), options(0.7f, 5, 1.0f, 0), options(1.3f, 0, 0.9f, 0), options(1.0f, 0, 1.0f, 0.1f),
-                                     options(0.8f, 40, 0.95f, 0.05f), options(1.0f, 1, 1.0f, 0), options(1.0f, 0, 0.0f, 0)};
+    const ak42_sampler_opts all[] = {options(1.0f, 0, 1.0f, 0), options(0.7f, 5, 1.0f, 0),
+                                     options(1.3f, 0, 0.9f, 0), options(1.0f, 0, 1.0f, 0.1f),
+                                     options(0.8f, 40, 0.95f, 0.05f), options(1.0f, 1, 1.0f, 0),
+                                         options(1.0f, 0, 0.0f, 0)};
     for (size_t c = 0; c < ARRAY_LEN(all) * 6; c++) {
         const ak42_sampler_opts *opts = &all[c % ARRAY_LEN(all)];
         const uint32_t n = 3 + (uint32_t)(c * 7);
@@ -91,8 +95,8 @@ static void check_standard(void) {
         for (long d = 0; d < draws; d++) counts[sample(logits, n, opts, &rng)]++;
         for (uint32_t i = 0; i < n; i++) {
             double expected = probabilities[i] * (double)draws, slack = 5 * sqrt(expected) + 3;
-            CHECK(probabilities[i] > 0 ? fabs((double)counts[i] - expected) < slack : !counts[i], "case %zu id %u of %u: %ld draws, expected %g", c,
-                  i, n, counts[i], expected);
+            CHECK(probabilities[i] > 0 ? fabs((double)counts[i] - expected) < slack : !counts[i],
+                  "case %zu id %u of %u: %ld draws, expected %g", c, i, n, counts[i], expected);
         }
     }
 }
@@ -102,10 +106,12 @@ static void check_greedy_and_penalty(void) {
     const int32_t history[] = {1, 1, 3, 4, 99, -5};
     ak42_sampler_opts opts = options(0.0f, 0, 1.0f, 0);
     uint64_t rng = 5;
-    CHECK(sample(logits, 5, &opts, &rng) == 1 && rng == 5, "greedy takes the lowest id among the maxima and no random number");
+    CHECK(sample(logits, 5, &opts, &rng) == 1 && rng == 5,
+          "greedy takes the lowest id among the maxima and no random number");
     sampler_input input = {.logits = logits, .n = 5, .history = history, .n_history = 6, .scratch = scratch};
     opts.repetition_penalty = 2.0f;
-    CHECK(sampler_sample(&input, &opts, &rng) == 2, "4 / 2 is below 3: once for each token, though it stands there twice");
+    CHECK(sampler_sample(&input, &opts, &rng) == 2,
+          "4 / 2 is below 3: once for each token, though it stands there twice");
     opts.repetition_penalty = 1.3f;
     CHECK(sampler_sample(&input, &opts, &rng) == 1, "4 / 1.3 is above 3");
     const float negative[] = {-1.0f, -1.1f};
@@ -123,7 +129,8 @@ static void check_llama2c(void) {
     static uint32_t order[N_MAX];
     for (int c = 0; c < 400; c++) {
         const uint32_t n = 2 + (uint32_t)(uniform() * 300);
-        const float top_p = c % 4 == 0 ? 1.0f : (float)(0.05 + 0.9 * uniform()), temperature = (float)(0.3 + uniform());
+        const float top_p = c % 4 == 0 ? 1.0f : (float)(0.05 + 0.9 * uniform()),
+            temperature = (float)(0.3 + uniform());
         for (uint32_t i = 0; i < n; i++) logits[i] = (float)floor(uniform() * 12);
         uint64_t rng = 1234 + (uint64_t)c, state = rng;
         ak42_sampler_opts opts = options(temperature, 0, top_p, 0);
@@ -168,12 +175,15 @@ static void check_strange(void) {
     static const float strange[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 1e-45f, 0.0f};
     for (int c = 0; c < 200000; c++) {
         const uint32_t n = 1 + (uint32_t)(uniform() * 12);
-        ak42_sampler_opts opts = options((float)(uniform() < 0.2 ? 0 : uniform() < 0.3 ? 1e-38 : uniform() * 3), (int32_t)(uniform() * 15),
-                                         (float)(uniform() < 0.5 ? uniform() : 1), (float)(uniform() < 0.3 ? uniform() : 0));
+        const float temperature = (float)(uniform() < 0.2 ? 0 : uniform() < 0.3 ? 1e-38 : uniform() * 3);
+        const float top_p = (float)(uniform() < 0.5 ? uniform() : 1);
+        ak42_sampler_opts opts = options(temperature, (int32_t)(uniform() * 15), top_p,
+                                         (float)(uniform() < 0.3 ? uniform() : 0));
         opts.sampler = uniform() < 0.5 ? AK42_SAMPLER_STANDARD : AK42_SAMPLER_LLAMA2C;
         bool number = false;
         for (uint32_t i = 0; i < n; i++) {
-            logits[i] = uniform() < 0.5 ? strange[(size_t)(uniform() * ARRAY_LEN(strange))] : (float)(uniform() * 10);
+            const float odd = strange[(size_t)(uniform() * ARRAY_LEN(strange))];
+            logits[i] = uniform() < 0.5 ? odd : (float)(uniform() * 10);
             number |= !isnan(logits[i]) && logits[i] > -INFINITY;
         }
         uint64_t rng = (uint64_t)c + 1;
@@ -187,14 +197,16 @@ static void check_strange(void) {
     static const float wrong[] = {NAN, -1.0f, INFINITY};
     for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
         ak42_sampler_opts opts = options(wrong[i], 0, 1, 0);
-        CHECK(sampler_check(&opts, &err) == AK42_STATUS_ARG && strstr(err.text, "temperature"), "%s", err.text);
+        CHECK(sampler_check(&opts, &err) == AK42_STATUS_ARG && strstr(err.text, "temperature"), "%s",
+              err.text);
         opts = options(1, 0, wrong[i], 0);
         CHECK(sampler_check(&opts, &err) == AK42_STATUS_ARG && strstr(err.text, "top_p"), "%s", err.text);
         opts = options(1, 0, 1, wrong[i]);
         CHECK(sampler_check(&opts, &err) == AK42_STATUS_ARG && strstr(err.text, "min_p"), "%s", err.text);
         opts = options(1, 0, 1, 0);
         opts.repetition_penalty = wrong[i];
-        CHECK(sampler_check(&opts, &err) == AK42_STATUS_ARG && strstr(err.text, "repetition_penalty"), "%s", err.text);
+        CHECK(sampler_check(&opts, &err) == AK42_STATUS_ARG && strstr(err.text, "repetition_penalty"), "%s",
+              err.text);
     }
     ak42_sampler_opts opts = options(1, -1, 1, 0);
     CHECK(sampler_check(&opts, &err) == AK42_STATUS_ARG && strstr(err.text, "top_k"), "%s", err.text);

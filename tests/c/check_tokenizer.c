@@ -1,7 +1,8 @@
-/* check_tokenizer.c: tokenizers built from sources that are right and sources that are damaged. Small TOKN sections, tokenizer.bin
- * files and GGUF vocabularies are made in memory, opened from heap copies of their exact size, then cut at every byte and changed in
- * every byte; what still opens must encode and decode without harm. Then every allocation fails once, and every one from some point
- * on. Meant to be run with -fsanitize=address,undefined. `--quick` changes every seventh byte only. */
+/* check_tokenizer.c: tokenizers built from sources that are right and sources that are damaged. Small TOKN
+ * sections, tokenizer.bin files and GGUF vocabularies are made in memory, opened from heap copies of their
+ * exact size, then cut at every byte and changed in every byte; what still opens must encode and decode
+ * without harm. Then every allocation fails once, and every one from some point on. Meant to be run with
+ * -fsanitize=address,undefined. `--quick` changes every seventh byte only. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -55,7 +56,8 @@ static void put_bytes(writer *w, const void *bytes, size_t size) {
     w->size += size;
 }
 static void put_u32(writer *w, uint32_t value) {
-    const uint8_t bytes[4] = {(uint8_t)value, (uint8_t)(value >> 8), (uint8_t)(value >> 16), (uint8_t)(value >> 24)};
+    const uint8_t bytes[4] = {(uint8_t)value, (uint8_t)(value >> 8), (uint8_t)(value >> 16),
+                              (uint8_t)(value >> 24)};
     put_bytes(w, bytes, 4);
 }
 static void put_f32(writer *w, float value) {
@@ -79,7 +81,8 @@ static void put_step(writer *w, uint32_t op, uint32_t flags, const void *bytes, 
     put_u32(w, (uint32_t)size);
     put_bytes(w, bytes, size);
 }
-static void put_header(writer *w, uint32_t kind, uint32_t flags, uint32_t n_tokens, uint32_t n_merges, uint32_t n_steps) {
+static void put_header(writer *w, uint32_t kind, uint32_t flags, uint32_t n_tokens, uint32_t n_merges,
+                       uint32_t n_steps) {
     put_u32(w, 1);
     put_u32(w, kind);
     put_u32(w, flags);
@@ -96,7 +99,8 @@ static void put_header(writer *w, uint32_t kind, uint32_t flags, uint32_t n_toke
 #define MARK "\xE2\x96\x81"
 
 static void put_spm_tokens(writer *w) {
-    static const char *const pieces[] = {MARK, "a", "b", "c", MARK "a", "ab", "abc", MARK "abc", "bc", "\xC3\xA9"};
+    static const char *const pieces[] = {MARK, "a", "b", "c", MARK "a", "ab", "abc", MARK "abc", "bc",
+                                         "\xC3\xA9"};
     put_token(w, "<unk>", 0, TYPE_UNKNOWN);
     put_token(w, "<s>", 0, TYPE_CONTROL | ATTR_RSTRIP);
     put_token(w, "</s>", 0, TYPE_CONTROL);
@@ -109,7 +113,10 @@ enum { N_SPM = 15 };
 
 /* SentencePiece by rank: every normaliser op, added tokens with attributes, Metaspace. */
 static void make_spm_ranks(writer *w) {
-    put_header(w, KIND_SPM, FLAG_ADD_BOS | FLAG_ADD_EOS | FLAG_DUMMY_PREFIX | FLAG_BYTE_FALLBACK | FLAG_EMIT_UNK | FLAG_FUSE_UNK, N_SPM, 4, 7);
+    put_header(w, KIND_SPM,
+               FLAG_ADD_BOS | FLAG_ADD_EOS | FLAG_DUMMY_PREFIX | FLAG_BYTE_FALLBACK | FLAG_EMIT_UNK |
+                   FLAG_FUSE_UNK,
+               N_SPM, 4, 7);
     put_spm_tokens(w);
     const uint32_t merges[4][2] = {{4, 5}, {8, 6}, {3, 9}, {3, 4}};
     for (uint32_t i = 0; i < 4; i++) {
@@ -137,8 +144,10 @@ static void make_spm_scores(writer *w) {
 
 /* Byte-level: every way to split. */
 static void make_bpe(writer *w) {
-    static const char *const pieces[] = {" ", "a", "b", "c", "1", "'", "s", "ab", " ab", "'s", "abc", "\n", "\xC3", "\xA9", "\xC3\xA9"};
-    static const char pattern[] = "(?i:'s|'t)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]++|\\s+(?!\\S)|\\s+$|(a|b)+";
+    static const char *const pieces[] = {" ", "a", "b", "c", "1", "'", "s", "ab", " ab", "'s", "abc", "\n",
+                                         "\xC3", "\xA9", "\xC3\xA9"};
+    static const char pattern[] = "(?i:'s|'t)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
+                                  "| ?[^\\s\\p{L}\\p{N}]++|\\s+(?!\\S)|\\s+$|(a|b)+";
     put_header(w, KIND_BPE, FLAG_IGNORE_MERGES | FLAG_EMIT_UNK, 3 + (uint32_t)ARRAY_LEN(pieces), 5, 7);
     put_token(w, "<unk>", 0, TYPE_UNKNOWN | ATTR_ADDED_ONLY);
     put_token(w, "<s>", 0, TYPE_CONTROL | ATTR_ADDED_ONLY);
@@ -176,11 +185,14 @@ static void make_bin(writer *w) {
 
 /* ---- opening ---- */
 
-typedef ak42_status (*open_fn)(ak42_tokenizer **, const uint8_t *, uint64_t, const char *, const allocator *, ak42_error *);
+typedef ak42_status (*open_fn)(ak42_tokenizer **, const uint8_t *, uint64_t, const char *, const allocator *,
+                               ak42_error *);
 
 static const char *const texts[] = {
-    "", " ", "a", "abc abc  ab", "<s>abc</s> <s> word words <|end|>", "it's 1234 'S\n\n ab\t", "\xC3\xA9t\xC3\xA9 \xFF\xFE\x80 \xE2\x96\x81",
-    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbcccccc abcabcabcabcabcabcabcabcabc",
+    "", " ", "a", "abc abc  ab", "<s>abc</s> <s> word words <|end|>", "it's 1234 'S\n\n ab\t",
+        "\xC3\xA9t\xC3\xA9 \xFF\xFE\x80 \xE2\x96\x81",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbcccccc "
+    "abcabcabcabcabcabcabcabcabc",
     "\xF0\x9F\x98\x80 \xED\xA0\x80 \xC0\x80 \xF8\x88\x80\x80\x80 \xE2\x82",
 };
 
@@ -193,7 +205,9 @@ static void use(const ak42_tokenizer *t) {
     static const uint32_t flags[] = {0, AK42_ENCODE_SPECIAL | AK42_ENCODE_NO_BOS, AK42_ENCODE_CONTINUE};
     for (size_t i = 0; i < ARRAY_LEN(texts) * ARRAY_LEN(flags); i++) {
         const char *source = texts[i % ARRAY_LEN(texts)];
-        if (tokenizer_encode(t, source, strlen(source), flags[i / ARRAY_LEN(texts)], ids, ARRAY_LEN(ids), &n, &err)) continue;
+        if (tokenizer_encode(t, source, strlen(source), flags[i / ARRAY_LEN(texts)], ids, ARRAY_LEN(ids), &n,
+                             &err))
+            continue;
         for (size_t k = 0; k < n; k++)
             if (ids[k] < 0 || (uint32_t)ids[k] >= tokenizer_vocab_size(t)) CHECK(false, "id %d", ids[k]);
         tokenizer_decode(t, ids, n, i & 1 ? AK42_DECODE_SKIP_SPECIAL : 0, text, sizeof text, &size, &err);
@@ -215,7 +229,9 @@ static bool try_open(open_fn open, const uint8_t *data, size_t size, bool used) 
     n_opens++;
     ak42_status status = open(&t, copy, size, "tiny", &alloc, &err);
     free(copy);                    /* the tokenizer has its own copy of everything */
-    if (status) CHECK(!t && err.code == status && !strncmp(err.text, "tiny: ", 6) && strlen(err.text) < 252, "status %d <%s>", status, err.text);
+    if (status)
+        CHECK(!t && err.code == status && !strncmp(err.text, "tiny: ", 6) && strlen(err.text) < 252,
+              "status %d <%s>", status, err.text);
     else if (used) use(t);
     tokenizer_free(t);
     CHECK(n_live == live, "%ld allocations are left", n_live - live);
@@ -255,18 +271,22 @@ static void put_string(writer *w, const char *text) {
 }
 
 static void make_gguf(gguf_source *g, bool spm) {
-    static const char *const bpe[] = {"<unk>", "<s>", "</s>", "a", "b", "ab", "\xC4\xA0", "\xC4\xA0" "ab", "x y"};
+    static const char *const bpe[] = {"<unk>", "<s>", "</s>", "a", "b", "ab", "\xC4\xA0", "\xC4\xA0" "ab",
+                                      "x y"};
     static const char *const pieces[] = {"<unk>", "<s>", "</s>", "a", "b", "ab", MARK, MARK "ab", "<0x0A>"};
     memset(g, 0, sizeof *g);
     for (uint32_t i = 0; i < 9; i++) {
         put_string(&g->tokens, spm ? pieces[i] : bpe[i]);
         put_f32(&g->scores, -(float)i);
-        put_u32(&g->types, i == 0 ? TYPE_UNKNOWN : i < 3 ? TYPE_CONTROL : i == 8 ? (spm ? TYPE_BYTE : TYPE_USER) : TYPE_NORMAL);
+        uint32_t type = i == 0 ? TYPE_UNKNOWN : i < 3 ? TYPE_CONTROL : TYPE_NORMAL;
+        put_u32(&g->types, i < 8 ? type : spm ? TYPE_BYTE : TYPE_USER);
     }
     put_string(&g->merges, "a b");
     put_string(&g->merges, spm ? MARK " ab" : "\xC4\xA0 ab");
-    g->v = (gguf_vocab){.n_tokens = 9, .n_scores = 9, .n_types = 9, .bos_id = 1, .unk_id = 0, .pad_id = -1, .eos_ids = {2, -1, -1, -1},
-                        .n_eos = 1, .add_bos = -1, .add_eos = -1, .add_space_prefix = -1, .remove_extra_whitespaces = 1};
+    g->v = (gguf_vocab){.n_tokens = 9, .n_scores = 9, .n_types = 9, .bos_id = 1, .unk_id = 0, .pad_id = -1,
+                        .eos_ids = {2, -1, -1, -1},
+                        .n_eos = 1, .add_bos = -1, .add_eos = -1, .add_space_prefix = -1,
+                            .remove_extra_whitespaces = 1};
     g->v.model = (blob){(const uint8_t *)(spm ? "llama" : "gpt2"), spm ? 5 : 4};
     g->v.tokens = (blob){g->tokens.data, g->tokens.size};
     g->v.types = (blob){g->types.data, g->types.size};
@@ -330,7 +350,8 @@ static void check_gguf(void) {
     }
     make_gguf(&g, false);
     g.v.pre = (blob){(const uint8_t *)"no\x1b[2Jname", 9};
-    CHECK(open_gguf(&g.v, &err) == AK42_STATUS_UNSUPPORTED && strstr(err.text, "no\\x1b[2Jnam"), "%s", err.text);
+    CHECK(open_gguf(&g.v, &err) == AK42_STATUS_UNSUPPORTED && strstr(err.text, "no\\x1b[2Jnam"), "%s",
+          err.text);
     make_gguf(&g, false);
     g.v.merges = (blob){0};
     g.v.n_merges = 0;
@@ -340,7 +361,8 @@ static void check_gguf(void) {
 /* ---- allocations that fail ---- */
 
 static ak42_status whole_use(open_fn open, const writer *good) {
-    static const char text[] = "abc <s> it's 12 abcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabc";
+    static const char text[] = "abc <s> it's 12 "
+                               "abcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabcabc";
     ak42_tokenizer *t = NULL;
     ak42_error err;
     int32_t ids[256];
@@ -358,8 +380,10 @@ static void fail_allocations(open_fn open, const writer *good, const char *name)
             long live = n_live;
             n_calls = 0;
             ak42_status status = whole_use(open, good);
-            CHECK(n_live == live, "%s: %ld allocations are left after the %ldth failed", name, n_live - live, fail_at);
-            CHECK(status == AK42_STATUS_OK || status == AK42_STATUS_NOMEM, "%s: status %d after the %ldth failed", name, status, fail_at);
+            CHECK(n_live == live, "%s: %ld allocations are left after the %ldth failed", name, n_live - live,
+                  fail_at);
+            CHECK(status == AK42_STATUS_OK || status == AK42_STATUS_NOMEM,
+                  "%s: status %d after the %ldth failed", name, status, fail_at);
             if (n_calls <= fail_at) break;
         }
     }
@@ -376,15 +400,23 @@ static void check_calls(const writer *good) {
     char text[16];
     size_t n = 99, size = 99;
     CHECK(!tokenizer_from_tokn(&t, good->data, good->size, "tiny", &alloc, &err), "%s", err.text);
-    CHECK(tokenizer_encode(t, "abc abc", 7, 0, ids, 1, &n, &err) == AK42_STATUS_RANGE && n > 1 && ids[0] == 7, "short buffer: %zu", n);
-    CHECK(tokenizer_encode(t, NULL, 0, AK42_ENCODE_NO_BOS, NULL, 0, &n, &err) == AK42_STATUS_OK && n == 0, "no text: %zu", n);
-    CHECK(tokenizer_encode(t, "a", (size_t)TEXT_MAX + 1, 0, ids, 8, &n, &err) == AK42_STATUS_RANGE, "a text of 2 GiB");
+    CHECK(tokenizer_encode(t, "abc abc", 7, 0, ids, 1, &n, &err) == AK42_STATUS_RANGE && n > 1 && ids[0] == 7,
+          "short buffer: %zu", n);
+    CHECK(tokenizer_encode(t, NULL, 0, AK42_ENCODE_NO_BOS, NULL, 0, &n, &err) == AK42_STATUS_OK && n == 0,
+          "no text: %zu", n);
+    CHECK(tokenizer_encode(t, "a", (size_t)TEXT_MAX + 1, 0, ids, 8, &n, &err) == AK42_STATUS_RANGE,
+          "a text of 2 GiB");
     ids[0] = INT32_MIN;
     CHECK(tokenizer_decode(t, ids, 1, 0, text, 16, &size, &err) == AK42_STATUS_ARG, "id INT_MIN");
     ids[0] = (int32_t)tokenizer_vocab_size(t);
     CHECK(tokenizer_decode(t, ids, 1, 0, text, 16, &size, &err) == AK42_STATUS_ARG, "id one too large");
     ids[0] = 1;
-    CHECK(tokenizer_decode(t, ids, 1, 0, NULL, 0, &size, &err) == AK42_STATUS_RANGE && size == 3, "size of <s>: %zu", size);
+    CHECK(tokenizer_decode(t, ids, 1, 0, NULL, 0, &size, &err) == AK42_STATUS_RANGE && size == 3,
+          "size of <s>: %zu", size);
+    CHECK(tokenizer_bos(t) == 1 && tokenizer_adds_bos(t) && tokenizer_eos(t, ids) == 1 && ids[0] == 2,
+          "the special ids");
+    CHECK(tokenizer_decode(t, ids, 1, AK42_DECODE_SKIP_SPECIAL, text, 16, &size, &err) == AK42_STATUS_OK &&
+          !size, "</s> is special");
     tokenizer_free(t);
     tokenizer_free(NULL);
 }
@@ -403,10 +435,12 @@ static void check_time(const writer *good, const char *letter) {
     for (int k = 0; k < 2; k++) {
         clock_t start = clock();
         size_t size = (size_t)SIZE << k;
-        CHECK(!tokenizer_encode(t, text, size - size % unit, 0, ids, ARRAY_LEN(ids), &n, &err), "%s", err.text);
+        CHECK(!tokenizer_encode(t, text, size - size % unit, 0, ids, ARRAY_LEN(ids), &n, &err), "%s",
+              err.text);
         seconds[k] = (double)(clock() - start) / CLOCKS_PER_SEC;
     }
-    CHECK(seconds[1] < 20 && seconds[1] < 4 * seconds[0] + 0.5, "<%s>: %.2f s for 1 MiB, %.2f s for 2 MiB", letter, seconds[0], seconds[1]);
+    CHECK(seconds[1] < 20 && seconds[1] < 4 * seconds[0] + 0.5, "<%s>: %.2f s for 1 MiB, %.2f s for 2 MiB",
+          letter, seconds[0], seconds[1]);
     tokenizer_free(t);
 }
 
