@@ -31,7 +31,7 @@ U8, U32, I32, F32, BOOL, STRING, ARRAY = 0, 4, 5, 6, 7, 8, 9
 
 # Element types of the arrays that a vocabulary has: an empty one says nothing of itself.
 _ARRAYS = {"tokenizer.ggml.tokens": STRING, "tokenizer.ggml.merges": STRING, "tokenizer.ggml.scores": F32,
-           "tokenizer.ggml.token_type": I32}
+           "tokenizer.ggml.token_type": I32, "ak42.tokenizer": U8}
 
 
 def write_gguf(plan: Plan, job: Job) -> list[Path]:
@@ -58,6 +58,8 @@ def warnings(plan: Plan) -> list[str]:
     if 0 < config.sliding_window < config.trained_ctx:
         lines.append(f"llama.cpp ignores the sliding window of {config.sliding_window} for this architecture: beyond that many "
                      "tokens it attends to more than the model was trained for")
+    if plan.vocab is not None:
+        lines += plan.vocab.gguf_notes()
     return lines + chat_warnings(plan)
 
 

@@ -397,5 +397,6 @@ ak42_status gguf_read_sections(const gguf_file *g, ak42_error *err) {
     if (!status) status = get_string(&sections[SECTION_CONF], g, "ak42.config", err);
     if (!status) status = get_string(&sections[SECTION_GENC], g, "ak42.generation_config", err);
     if (!status) status = get_array(&sections[SECTION_CHAT], &ignored, g, "ak42.chat", GGUF_U8, err);
+    if (!status) status = get_array(&sections[SECTION_TOKN], &ignored, g, "ak42.tokenizer", GGUF_U8, err);
     return status;
 }

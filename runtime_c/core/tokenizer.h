@@ -6,7 +6,7 @@
 
 #include "container.h"
 
-/* Each copies what it needs, so that the source may go. name is for messages. vocab_size 0: any; else the count must agree. */
+/* Each copies what it needs, so that the source may go. name is for messages. */
 ak42_status tokenizer_from_tokn(ak42_tokenizer **tokenizer, const uint8_t *data, uint64_t size, const char *name,
                                 const allocator *alloc, ak42_error *err);
 ak42_status tokenizer_from_gguf(ak42_tokenizer **tokenizer, const gguf_vocab *vocab, const char *name, const allocator *alloc,

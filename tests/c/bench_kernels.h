@@ -320,9 +320,8 @@ static void bench_line(const char *name, bench_fn *run, bench_vector *b) {
 }
 
 static void bench_vectors(const kernel_table *table, uint8_t *memory) {
-    static const char *const packs[] = {"pack f32", "pack bf16", "pack q8"},
-        *const stores[] = {"", "store f32", "store f16",
-                                                                                                 "store bf16", "store int8"};
+    static const char *const packs[] = {"pack f32", "pack bf16", "pack q8"};
+    static const char *const stores[] = {"", "store f32", "store f16", "store bf16", "store int8"};
     bench_vector b = {.table = table, .act = memory, .n = 2048, .n_tokens = 1};
     b.x = (float *)(void *)(memory + ((size_t)1 << 20));
     b.y = b.x + 65536;
