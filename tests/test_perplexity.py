@@ -80,12 +80,11 @@ def test_eight_bits_cost_less_than_half_a_percent(smollm2_as: Callable[[str, str
     assert found == pytest.approx(perplexity(fp32, golden["counts"]), rel=5e-3)
 
 
-@pytest.mark.parametrize("type_name", ["f16", "bf16"])
-def test_sixteen_bits_cost_less_than_a_tenth_of_a_percent(smollm2_as: Callable[[str, str], Path], fp32: list[float],
-                                                         golden: dict[str, Any], type_name: str) -> None:
-    """On the first four windows: bf16 rounds weights to 8 bits, and so may do activations."""
+@pytest.mark.parametrize("type_name,limit", [("f16", 5e-4), ("bf16", 3e-3)])
+def test_sixteen_bits_cost_next_to_nothing(smollm2_as: Callable[[str, str], Path], fp32: list[float], golden: dict[str, Any],
+                                           type_name: str, limit: float) -> None:
+    """On the first four windows. f16 rounds weights to 11 bits, bf16 to 8, and bf16 kernels round activations likewise."""
     found = window_losses(smollm2_as(type_name, "ak42"), windows=4)
-    limit = {"f16": 1e-3, "bf16": 4e-3}[type_name]
     assert perplexity(found, golden["counts"][:4]) == pytest.approx(perplexity(fp32[:4], golden["counts"][:4]), rel=limit)
 
 
