@@ -520,7 +520,7 @@ def test_no_prompt_begins_at_bos(spm_bin: Path) -> None:
 def test_a_stream_dropped_half_way_lets_go(model: pyllama.Model) -> None:
     stream = model.stream([5], max_new_tokens=50, temperature=2.0)
     next(stream)
-    session = stream._run._session
+    session = stream._run.session
     assert session._handle is not None
     del stream
     assert session._handle is None

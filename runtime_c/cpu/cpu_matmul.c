@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "../core/panel.h"
+#include "outliers.h"
 #include "workspace.h"
 
 /* ---- packed input ---- */
@@ -12,6 +13,7 @@
 typedef struct packed {
     act_form form;
     uint8_t *data;                     /* tiles of form.nr rows */
+    outlier *outliers;                 /* (rows, OUTLIERS); Q8 only */
     size_t row_bytes;
 } packed;
 
@@ -37,6 +39,14 @@ static void pack_tile(const exec *e, const input *in, const packed *p, uint8_t *
             kernels->rmsnorm(area->norm + i * ldx, x + i * in->ldx, in->norm, in->columns, e->model->config.norm_eps);
         x = area->norm;
     }
+    if (p->form.kind == ACT_Q8) {
+        float *rest = area_of(e)->norm;
+        const size_t ld = round_up(in->columns, SUPER_K);
+        for (uint32_t i = 0; i < n_rows; i++)
+            outliers_take(p->outliers + (row + i) * OUTLIERS, rest + i * ld, x + i * ldx, in->columns);
+        x = rest;
+        ldx = ld;
+    }
     kernels->pack[p->form.kind](dst, x, ldx, n_rows, in->columns);
 }
 
@@ -49,7 +59,7 @@ static void pack_input(exec *e, input *in, const matrix *const *w, uint32_t n) {
         uint32_t j = 0;
         while (j < in->n_packed && (in->packed[j].form.kind != form.kind || in->packed[j].form.nr != form.nr)) j++;
         if (j < in->n_packed) continue;
-        in->packed[in->n_packed++] = (packed){form, NULL, act_token_bytes(form.kind, in->columns)};
+        in->packed[in->n_packed++] = (packed){form, NULL, NULL, act_token_bytes(form.kind, in->columns)};
         if (!smallest_nr || form.nr < smallest_nr) smallest_nr = form.nr;
     }
     const bool shared = in->n_rows > smallest_nr;
@@ -57,10 +67,12 @@ static void pack_input(exec *e, input *in, const matrix *const *w, uint32_t n) {
         packed *p = &in->packed[j];
         if (!shared) {
             p->data = area_of(e)->act[j];
+            p->outliers = area_of(e)->outliers;
             pack_tile(e, in, p, p->data, 0, in->n_rows);
             continue;
         }
         p->data = e->ws->act[j];
+        p->outliers = e->ws->outliers;
         const uint32_t n_tiles = (uint32_t)div_up(in->n_rows, p->form.nr);
         for (uint32_t t = e->team->thread; t < n_tiles; t += e->team->n_threads) {
             const uint32_t row = t * p->form.nr;
@@ -79,7 +91,9 @@ static const packed *packed_for(const input *in, const matrix *w) {
 
 /* ---- groups of panels ---- */
 
-static bool is_wide(const matrix *w, uint32_t n_rows) { return w->kernels->unpack && n_rows > w->kernels->nr; }
+static bool is_wide(const matrix *w, uint32_t n_rows) {
+    return w->kernels->unpack && n_rows > w->kernels->nr && n_rows >= w->kernels->wide_from;
+}
 
 uint32_t group_panels(const matrix *w) {
     const uint64_t bytes = w->kernels->unpack ? (uint64_t)w->n_super * w->kernels->wide_super_bytes : w->panel_bytes;
@@ -96,17 +110,20 @@ size_t group_wide_bytes(const matrix *w) {
 typedef struct group {
     const uint8_t *panels;
     size_t panel_bytes;
+    const uint8_t *narrow;             /* the same panels as the model has them */
     kernel_gemm *gemm;
+    kernel_outliers *outliers;
     uint32_t n_panels;
 } group;
 
-static group group_open(const matrix *w, uint32_t panel, uint32_t n_panels, uint32_t n_rows, uint8_t *wide) {
+static group group_open(const exec *e, const matrix *w, uint32_t panel, uint32_t n_panels, uint32_t n_rows, uint8_t *wide) {
     const uint8_t *panels = w->panels + panel * w->panel_bytes;
-    if (!is_wide(w, n_rows)) return (group){panels, w->panel_bytes, w->kernels->gemm, n_panels};
+    kernel_outliers *const outliers = e->model->kernels.outliers[w->kernels - e->model->kernels.types];
+    if (!is_wide(w, n_rows)) return (group){panels, w->panel_bytes, panels, w->kernels->gemm, outliers, n_panels};
     const size_t wide_bytes = (size_t)w->n_super * w->kernels->wide_super_bytes;
     for (uint32_t i = 0; i < n_panels; i++)
         w->kernels->unpack(wide + i * wide_bytes, panels + i * w->panel_bytes, w->n_super, w->group_size);
-    return (group){wide, wide_bytes, w->kernels->gemm_wide, n_panels};
+    return (group){wide, wide_bytes, panels, w->kernels->gemm_wide, outliers, n_panels};
 }
 
 static void group_multiply(const group *g, const matrix *w, const packed *p, uint32_t row, uint32_t n_rows, float *out,
@@ -115,6 +132,11 @@ static void group_multiply(const group *g, const matrix *w, const packed *p, uin
         .out = out, .ldo = ldo, .panels = g->panels, .panel_bytes = g->panel_bytes, .n_panels = g->n_panels,
         .act = p->data + row * p->row_bytes, .n_tokens = n_rows, .n_super = w->n_super, .group_size = w->group_size,
         .accumulate = accumulate,
+    });
+    if (p->form.kind != ACT_Q8) return;
+    g->outliers(&(outliers_args){
+        .out = out, .ldo = ldo, .panels = g->narrow, .panel_bytes = w->panel_bytes, .n_panels = g->n_panels,
+        .lists = p->outliers + row * OUTLIERS, .n_tokens = n_rows, .group_size = w->group_size,
     });
 }
 
@@ -150,7 +172,7 @@ static void product_panels(exec *e, const product *p, uint32_t begin, uint32_t e
     const uint32_t step = n_rows > nr ? group_panels(p->w) : end - begin;
     for (uint32_t panel = begin; panel < end; panel += step) {
         const uint32_t n_panels = end - panel < step ? end - panel : step;
-        const group g = group_open(p->w, panel, n_panels, n_rows, area_of(e)->wide[0]);
+        const group g = group_open(e, p->w, panel, n_panels, n_rows, area_of(e)->wide[0]);
         for (uint32_t row = 0; row < n_rows; row += nr)
             group_multiply(&g, p->w, p->in, row, n_rows - row < nr ? n_rows - row : nr,
                            p->out + row * p->ldo + (size_t)panel * PANEL_ROWS, p->ldo, p->accumulate);
@@ -213,8 +235,8 @@ void cpu_norm_gate_up(exec *e, buffer out, const matrix *w1, const matrix *w3, b
         const uint32_t end = chunk_begin(chunk + 1, n_chunks, w1->n_panels, n_rows);
         for (uint32_t panel = chunk_begin(chunk, n_chunks, w1->n_panels, n_rows); panel < end; panel += step) {
             const uint32_t n_panels = end - panel < step ? end - panel : step;
-            const group gate = group_open(w1, panel, n_panels, n_rows, area->wide[0]);
-            const group up = group_open(w3, panel, n_panels, n_rows, area->wide[1]);
+            const group gate = group_open(e, w1, panel, n_panels, n_rows, area->wide[0]);
+            const group up = group_open(e, w3, panel, n_panels, n_rows, area->wide[1]);
             for (uint32_t row = 0; row < n_rows; row += nr) {
                 const uint32_t rows = n_rows - row < nr ? n_rows - row : nr;
                 group_multiply(&gate, w1, in1, row, rows, area->tile[0], ld, false);
@@ -276,7 +298,7 @@ void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm) {
         const uint32_t end = chunk_begin(chunk + 1, n_chunks, head->n_panels, n_rows);
         for (uint32_t panel = chunk_begin(chunk, n_chunks, head->n_panels, n_rows); panel < end; panel += step) {
             const uint32_t n_panels = end - panel < step ? end - panel : step;
-            const group g = group_open(head, panel, n_panels, n_rows, area->wide[0]);
+            const group g = group_open(e, head, panel, n_panels, n_rows, area->wide[0]);
             const uint32_t first = panel * PANEL_ROWS;
             const uint32_t width = head->rows - first < n_panels * PANEL_ROWS ? head->rows - first : n_panels * PANEL_ROWS;
             uint32_t source = 0;                   /* the batch row behind the gathered one */

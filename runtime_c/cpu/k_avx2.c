@@ -269,7 +269,18 @@ static AK42_TARGET(AVX2_TARGET) double peak_f32(uint64_t n, float *sink) {
     return (double)n * 12 * 16;
 }
 
+AK42_TARGET("avx2,fma,f16c") static inline void widen_halves(float *out, const uint8_t *in) {
+    for (uint32_t r = 0; r < PANEL_ROWS; r += 8)
+        _mm256_storeu_ps(out + r, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(in + 2 * r))));
+}
+
+#define OUTLIERS_NAME(name) outliers_##name
+#define OUTLIERS_TARGET AK42_TARGET("avx2,f16c")
+#define OUTLIERS_HALVES widen_halves
+#include "k_outliers.h"
+
 void kernels_fill_avx2(kernel_table *table) {
+    outliers_fill(table);
     table->kv_default = AK42_KV_TYPE_F16;
     table->types[KERNEL_F32] = (type_kernels){ .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32 };
     table->types[KERNEL_F16] =

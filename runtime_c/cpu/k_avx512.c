@@ -152,7 +152,73 @@ AVX512 static double peak_f32(uint64_t n, float *sink) {
     return (double)rounds * PEAK_CHAINS * 32;
 }
 
+/* ---- outliers ---- */
+
+#define OUTLIERS_TARGET AK42_TARGET("avx512f,avx512bw,avx512dq,avx512vl")
+
+OUTLIERS_TARGET static AK42_INLINE __m512 halves(const uint8_t *p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+/* 16 rows of one column of a group of 4 whose quants lie together, less the offset. */
+OUTLIERS_TARGET static AK42_INLINE __m512 quants(const uint8_t *group, uint32_t shift, int32_t mask, int32_t offset) {
+    const __m512i words = _mm512_srl_epi32(_mm512_loadu_si512(group), _mm_cvtsi32_si128((int32_t)shift));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(words, _mm512_set1_epi32(mask)), _mm512_set1_epi32(offset)));
+}
+
+OUTLIERS_TARGET static AK42_INLINE __m512 column_q8_0(const uint8_t *panel, uint32_t column, uint32_t group_size) {
+    const uint32_t k = column % SUPER_K;
+    const uint8_t *p = panel + column / SUPER_K * 1088;
+    (void)group_size;
+    return _mm512_mul_ps(quants(p + 64 + k / 4 * 64, k % 4 * 8, 255, 128), halves(p + k / 32 * 32));
+}
+
+OUTLIERS_TARGET static AK42_INLINE __m512 column_int8(const uint8_t *panel, uint32_t column, uint32_t group_size) {
+    const uint32_t k = column % SUPER_K, scales = SUPER_K / group_size * 64;
+    const uint8_t *p = panel + column / SUPER_K * (scales + 1024);
+    return _mm512_mul_ps(quants(p + scales + k / 4 * 64, k % 4 * 8, 255, 128), _mm512_loadu_ps(p + k / group_size * 64));
+}
+
+OUTLIERS_TARGET static AK42_INLINE __m512 column_q4_0(const uint8_t *panel, uint32_t column, uint32_t group_size) {
+    const uint32_t k = column % SUPER_K;
+    const uint8_t *p = panel + column / SUPER_K * 576;
+    (void)group_size;
+    return _mm512_mul_ps(quants(p + 64 + k / 4 % 8 * 64, k % 4 * 8 + k / 32 * 4, 15, 8), halves(p + k / 32 * 32));
+}
+
+OUTLIERS_TARGET static AK42_INLINE __m512 column_q4_1(const uint8_t *panel, uint32_t column, uint32_t group_size) {
+    const uint32_t k = column % SUPER_K;
+    const uint8_t *p = panel + column / SUPER_K * 640;
+    (void)group_size;
+    return _mm512_fmadd_ps(quants(p + 128 + k / 4 % 8 * 64, k % 4 * 8 + k / 32 * 4, 15, 0), halves(p + k / 32 * 32),
+                           halves(p + 64 + k / 32 * 32));
+}
+
+#define OUTLIERS_KERNEL(type) \
+    OUTLIERS_TARGET static void outliers_##type(const outliers_args *a) { \
+        for (uint32_t panel = 0; panel < a->n_panels; panel++) { \
+            const uint8_t *p = a->panels + panel * a->panel_bytes; \
+            for (uint32_t t = 0; t < a->n_tokens; t++) { \
+                const outlier *o = a->lists + t * OUTLIERS; \
+                __m512 sum = _mm512_mul_ps(column_##type(p, o[0].column, a->group_size), _mm512_set1_ps(o[0].value)); \
+                for (uint32_t i = 1; i < OUTLIERS; i++) \
+                    sum = _mm512_fmadd_ps(column_##type(p, o[i].column, a->group_size), _mm512_set1_ps(o[i].value), sum); \
+                float *out = a->out + t * a->ldo + panel * PANEL_ROWS; \
+                _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), sum)); \
+            } \
+        } \
+    }
+
+OUTLIERS_KERNEL(q8_0)
+OUTLIERS_KERNEL(int8)
+OUTLIERS_KERNEL(q4_0)
+OUTLIERS_KERNEL(q4_1)
+
 void kernels_fill_avx512(kernel_table *table) {
+    table->outliers[KERNEL_Q8_0] = outliers_q8_0;
+    table->outliers[KERNEL_INT8] = outliers_int8;
+    table->outliers[KERNEL_Q4_0] = outliers_q4_0;
+    table->outliers[KERNEL_Q4_1] = outliers_q4_1;
     const uint32_t f32_super_bytes = SUPER_K * PANEL_ROWS * 4;
     table->kv_default = AK42_KV_TYPE_F16;
     table->types[KERNEL_F32] = (type_kernels){.act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32};

@@ -337,6 +337,15 @@ static uint64_t read_sum(const uint8_t *data, size_t size) {
     return sum;
 }
 
+static void widen_halves(float *out, const uint8_t *in) {
+    for (uint32_t r = 0; r < PANEL_ROWS; r++) out[r] = f16_to_f32(load_u16(in + 2 * r));
+}
+
+#define OUTLIERS_NAME(name) outliers_##name
+#define OUTLIERS_TARGET
+#define OUTLIERS_HALVES widen_halves
+#include "k_outliers.h"
+
 void kernels_fill_generic(kernel_table *table) {
     *table = (kernel_table){
         .isa = "generic",
@@ -364,4 +373,5 @@ void kernels_fill_generic(kernel_table *table) {
         .scale = scale,
         .read = read_sum,
     };
+    outliers_fill(table);
 }

@@ -49,6 +49,25 @@ typedef struct gemm_args {
 } gemm_args;
 typedef void kernel_gemm(const gemm_args *args);
 
+/* An activation that is too large for its block: it is zero in the packed row, and its products are added in f32. */
+enum { OUTLIERS = 4 };
+typedef struct outlier {
+    uint32_t column;
+    float value;
+} outlier;
+typedef struct outliers_args {
+    float *out;                    /* (n_tokens, ldo) */
+    size_t ldo;
+    const uint8_t *panels;         /* panel16, not unpacked */
+    size_t panel_bytes;
+    uint32_t n_panels;
+    const outlier *lists;          /* (n_tokens, OUTLIERS), columns ascending */
+    uint32_t n_tokens;
+    uint32_t group_size;           /* INT8 only */
+} outliers_args;
+/* out[t * ldo + r] += sum over the token's outliers of weight[r][column] * value, as one sum. */
+typedef void kernel_outliers(const outliers_args *args);
+
 /* Rewrites one panel into a wider form that suits many tokens; dst is 64-byte aligned. */
 typedef void kernel_unpack(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size);
 
@@ -137,6 +156,7 @@ typedef struct kernel_table {
     const char *isa;               /* "reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_vnni_bf16", "neon", ... */
     ak42_kv_type kv_default;       /* of sessions on quantised or 16-bit weights */
     type_kernels types[KERNEL_TYPES];
+    kernel_outliers *outliers[KERNEL_TYPES];            /* of types whose activations are Q8 */
     kernel_pack *pack[ACT_COUNT];
     kv_kernels kv[KV_TYPES];
     kernel_attn_merge *attn_merge;

@@ -85,6 +85,7 @@ static void lay_out(workspace *ws, arena *a, const needs *n, uint32_t n_threads)
     ws->cosine = arena_take(a, (uint64_t)ws->max_rows * (c->rotary_dim / 2) * sizeof(float));
     ws->sine = arena_take(a, (uint64_t)ws->max_rows * (c->rotary_dim / 2) * sizeof(float));
     for (int i = 0; i < MATRICES_MAX; i++) ws->act[i] = arena_take(a, ws->max_rows * n->act_row_bytes);
+    ws->outliers = arena_take(a, (uint64_t)ws->max_rows * OUTLIERS * sizeof(outlier));
     ws->tiles = arena_take(a, ws->max_rows * sizeof(attn_tile));
     ws->tickets = arena_take(a, TICKETS * sizeof(atomic_uint));
     ws->max_tickets = TICKETS;
@@ -97,6 +98,7 @@ static void lay_out(workspace *ws, arena *a, const needs *n, uint32_t n_threads)
         thread_area area;
         area.norm = arena_take(a, TILE_TOKENS_MAX * round_up(n->columns, SUPER_K) * sizeof(float));
         for (int i = 0; i < MATRICES_MAX; i++) area.act[i] = arena_take(a, TILE_TOKENS_MAX * n->act_row_bytes);
+        area.outliers = arena_take(a, TILE_TOKENS_MAX * OUTLIERS * sizeof(outlier));
         for (int i = 0; i < 2; i++) area.tile[i] = arena_take(a, TILE_TOKENS_MAX * GROUP_PANELS_MAX * PANEL_ROWS * sizeof(float));
         for (int i = 0; i < 2; i++) area.wide[i] = arena_take(a, n->wide_bytes);
         if (a->base) areas[t] = area;

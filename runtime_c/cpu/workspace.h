@@ -24,6 +24,7 @@ typedef struct act_form {
 typedef struct thread_area {
     float *norm;                       /* (TILE_TOKENS_MAX, widest input) */
     uint8_t *act[MATRICES_MAX];        /* one packed tile each */
+    outlier *outliers;                 /* (TILE_TOKENS_MAX, OUTLIERS) */
     float *tile[2];                    /* (TILE_TOKENS_MAX, GROUP_PANELS_MAX * 16) */
     uint8_t *wide[2];                  /* a group of unpacked panels */
 } thread_area;
@@ -40,7 +41,7 @@ struct workspace {
     size_t ld[BUFFER_COUNT];           /* widths rounded up to SUPER_K */
     float *cosine, *sine;              /* (max_rows, rotary_dim / 2) */
     uint8_t *act[MATRICES_MAX];        /* packed tiles of all rows, by form */
-    size_t act_bytes;                  /* of each */
+    outlier *outliers;                 /* (max_rows, OUTLIERS); the same for every form */
     thread_area *areas;                /* (n_threads) */
     attn_tile *tiles;                  /* (max_rows) */
     uint32_t n_tiles;
