@@ -5,6 +5,7 @@
  *     check_kernels --bench [ISA [PART]]     times every slot (bench_kernels.h) */
 #include "../../runtime_c/core/config.h"
 #include "../../runtime_c/core/types.h"
+#include "../../runtime_c/cpu/outliers.h"
 #include "attention_checks.h"
 #include "bench_kernels.h"
 #include "kernel_checks.h"
@@ -211,6 +212,71 @@ static void check_together(const kernel_table *table, uint32_t row, const proble
     guarded_free(&out);
 }
 
+/* The row keeps all but its OUTLIERS largest values, ties going to the lowest column; nothing is lost. */
+static void check_outliers_taken(uint32_t n) {
+    float x[300], rest[300];
+    outlier list[OUTLIERS];
+    const uint32_t style = rng_below(4);
+    for (uint32_t i = 0; i < n; i++) x[i] = style == 0 ? 0.0f : style == 1 ? (rng() & 1 ? 2.0f : -2.0f) : rng_value();
+    outliers_take(list, rest, x, n);
+    float smallest_taken = INFINITY;
+    uint32_t n_taken = 0;
+    bool whole = true;
+    for (uint32_t i = 0; i < OUTLIERS; i++) {
+        whole = whole && (!i || list[i - 1].column <= list[i].column);
+        if (list[i].value == 0) continue;
+        n_taken++;
+        whole = whole && list[i].column < n && rest[list[i].column] == 0 && x[list[i].column] == list[i].value;
+        rest[list[i].column] = list[i].value;
+        smallest_taken = fminf(smallest_taken, fabsf(list[i].value));
+    }
+    check(whole && !memcmp(rest, x, n * sizeof *x), "any", "outliers_take (n)", n, 0, 0, 0);
+    uint32_t n_larger = 0, n_nonzero = 0;
+    for (uint32_t i = 0; i < n; i++) n_larger += fabsf(x[i]) > smallest_taken, n_nonzero += x[i] != 0;
+    check(n_larger < OUTLIERS && n_taken == (n_nonzero < OUTLIERS ? n_nonzero : OUTLIERS), "any", "outliers_take: largest (n)", n, 0, 0, 0);
+}
+
+/* The products of a few columns, against sums in double; the same bits however many tokens and panels share the call. */
+static void check_outliers(const kernel_table *table, uint32_t row, const problem *p) {
+    enum { TOKENS = 5 };
+    outlier lists[TOKENS][OUTLIERS];
+    for (uint32_t t = 0; t < TOKENS; t++)
+        for (uint32_t i = 0; i < OUTLIERS; i++)
+            lists[t][i] = (outlier){rng_below(p->n_super * SUPER_K), t == 4 ? 0.0f : 30.0f * rng_float()};
+    const size_t ldo = PANELS_MAX * PANEL_ROWS;
+    guarded all = guarded_new(TOKENS * ldo * 4), one = guarded_new(PANEL_ROWS * 4);
+    for (size_t i = 0; i < TOKENS * ldo; i++) put_float(all.data, i, 1.0f);
+    outliers_args a = {(float *)(void *)all.data, ldo, p->panels.data, p->panel_bytes, PANELS_MAX, lists[0], TOKENS,
+                       p->group};
+    table->outliers[row](&a);
+    check(guarded_whole(&all), table->isa, "outliers write before out (row)", row, 0, 0, 0);
+    for (uint32_t t = 0; t < TOKENS; t++)
+        for (uint32_t panel = 0; panel < PANELS_MAX; panel++) {
+            for (uint32_t r = 0; r < PANEL_ROWS; r++) put_float(one.data, r, 1.0f);
+            outliers_args b = {(float *)(void *)one.data, PANEL_ROWS, p->panels.data + panel * p->panel_bytes, p->panel_bytes,
+                               1, lists[t], 1, p->group};
+            table->outliers[row](&b);
+            const uint8_t *mine = all.data + (t * ldo + panel * PANEL_ROWS) * 4;
+            check(!memcmp(mine, one.data, PANEL_ROWS * 4), table->isa, "outliers together (row, token, panel)", row, t, panel, 0);
+            for (uint32_t r = 0; r < PANEL_ROWS; r++) {
+                double sum = 1, size = 1;
+                for (uint32_t i = 0; i < OUTLIERS; i++) {
+                    const uint32_t k = lists[t][i].column;
+                    const uint8_t *super = p->panels.data + panel * p->panel_bytes +
+                                           k / SUPER_K * super_bytes(p->type, p->group);
+                    const double term = weight_at(super, p->type, p->group, r, k % SUPER_K) * lists[t][i].value;
+                    sum += term;
+                    size += fabs(term);
+                }
+                /* A Q4_1 weight is d * q + m, which may cancel: its own rounding is of the size of 15 d. */
+                const double bound = 8e-7 * size + (p->type == TYPE_Q4_1 ? 4e-3 : 0);
+                check(fabs(float_at(mine, r) - sum) <= bound, table->isa, "outliers (row, token, panel, r)", row, t, panel, r);
+            }
+        }
+    guarded_free(&all);
+    guarded_free(&one);
+}
+
 static void check_problem(const kernel_table *table, uint32_t row, uint32_t group, uint32_t n_super,
                           uint32_t style) {
     static problem p;
@@ -227,6 +293,7 @@ static void check_problem(const kernel_table *table, uint32_t row, uint32_t grou
         for (uint32_t i = 0; i < n_super * SUPER_K; i++)
             p.x[t][i] = i / 32 % 5 == 4 ? 0.0f : style == 1 ? (rng() & 1 ? 3.0f : -3.0f) : rng_value();
     check_alone(table, row, &p);
+    if (k->act == ACT_Q8) check_outliers(table, row, &p);
     if (k->unpack) {
         const size_t wide_bytes = (size_t)n_super * k->wide_super_bytes;
         p.wide = guarded_new(PANELS_MAX * wide_bytes);
@@ -450,6 +517,7 @@ int main(int argc, char **argv) {
         check_attention(&table, &generic);
         check_vectors(&table, &generic);
     }
+    for (uint32_t n = 1; n <= 300; n++) check_outliers_taken(n);
     printf("%d passed, %d failed\n", n_passed, n_failed);
     return n_failed != 0;
 }
