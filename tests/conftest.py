@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TRANSFORME
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")     # torch's threads must not spin beside ours
 for _name in ("AK42_ISA", "AK42_THREADS", "AK42_CUDA_LIBRARY"):
     os.environ.pop(_name, None)     # tests say what they want
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)     # a background job of a shell; programs started here can be interrupted
 
 import models  # noqa: E402
 import pytest  # noqa: E402  (the environment comes first)

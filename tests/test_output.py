@@ -232,6 +232,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from converter.output import OutputFile, OutputFolder
 out, kind, number = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+signal.signal(signal.SIGHUP, signal.SIG_DFL)             # nohup, which the tests may run under, has it ignored
 if kind == "file":
     with OutputFile(out, True, size=1 << 20) as stream:
         stream.write(b"half")
