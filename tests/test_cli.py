@@ -482,16 +482,16 @@ def readme_folder(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def run_readme_command(command: str, folder: Path) -> subprocess.CompletedProcess:
-    """Runs one command as it is written. make and pip work on the project's own folder: what would rebuild this very environment
-    or start these very tests is only planned (-n, --dry-run)."""
+    """Runs one command as it is written. make and pip work on the project's own folder: what would start these very tests or
+    change this very environment is only planned (-n, --dry-run)."""
     where = folder
     if command.startswith("make"):
-        where, command = ROOT, command.replace("make", "make -n", 1) if command != "make lib" else command
+        where, command = ROOT, command.replace("make", "make -n", 1) if command.startswith(("make test", "make bench")) else command
     elif command.startswith("pip install"):
         where, command = ROOT, f"{sys.executable} -m {command} --dry-run --no-deps --no-build-isolation --disable-pip-version-check"
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.run(
-        command, shell=True, cwd=where, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
+        command, shell=True, cwd=where, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=900
     )
 
 
@@ -503,6 +503,8 @@ def test_every_command_of_the_readme(readme_folder: Path) -> None:
         done = run_readme_command(command, readme_folder)
         assert done.returncode == 0, (command, done.stdout[-1000:], done.stderr[-1000:])
         assert "Traceback" not in done.stderr
+        if command.startswith("make run"):
+            assert len(done.stdout.split()) > 10 and "tokens/s" in done.stderr, (command, done.stdout, done.stderr)
     for block in code_blocks("python"):
         done = subprocess.run([sys.executable, "-c", block], cwd=readme_folder, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0 and done.stdout.strip(), done.stderr
