@@ -361,7 +361,10 @@ def bench(path: str, prompt: int, generate: int, depth: int, as_json: bool, **op
     with open_model(path, opening) as model:
         found = measure(model, BenchPlan(prompt, generate, depth))
     if as_json:
-        print_json(found)
+        keys = ("model", "threads", "isa", "read_gb_per_s", "prompt", "generate", "peak_rss_mb")
+        inner = ("tokens", "tokens_per_second", "percent_of_bandwidth")
+        stated = {key: found[key] for key in keys}
+        print_json(stated | {"generate": {key: found["generate"][key] for key in inner}})
         return
     made, read = found["generate"], found["read_gb_per_s"]
     setting = f"{found['weight_type']}, cache {found['kv_type']}, {found['threads']} threads, {found['isa']}"

@@ -231,7 +231,9 @@ def test_bench_environment_and_options(pyllama_command, bpe_bin: Path, monkeypat
     ask = ("bench", bpe_bin, "-p", 16, "-n", 8, "-d", 5, "--json")
     done = pyllama_command(*ask)
     found = json.loads(done.out)
-    assert done.code == 0 and {"model", "threads", "isa", "read_gb_per_s", "prompt", "generate", "peak_rss_mb"} <= set(found)
+    assert done.code == 0 and set(found) == {"model", "threads", "isa", "read_gb_per_s", "prompt", "generate", "peak_rss_mb"}
+    assert set(found["prompt"]) == {"tokens", "tokens_per_second"}
+    assert set(found["generate"]) == {"tokens", "tokens_per_second", "percent_of_bandwidth"}
     assert (found["isa"], found["threads"]) == ("generic", 1)
     assert found["prompt"]["tokens"] == 16 and found["prompt"]["tokens_per_second"] > 0
     assert found["generate"]["tokens"] == 8 and 0 < found["generate"]["percent_of_bandwidth"] < 400

@@ -1,7 +1,6 @@
 /* outliers.h: the few largest activations of a row, kept exact. Blocks of int8 activations lose most where one value dwarfs the other 31 of
- * its block; so before a row is quantised its OUTLIERS largest values are taken out, and their products are added in f32. On
- * SmolLM2-135M this takes away about four fifths of what quantised activations cost (measured as KL divergence of the
- * next token: 0.0027 to 0.0006). Called by cpu_matmul.c; k_*.c give the products. */
+ * its block; so before a row is quantised its OUTLIERS largest values are taken out, and their products are added in f32. What that gains
+ * and costs: docs/performance.md. Called by cpu_matmul.c; k_*.c give the products. */
 #ifndef AK42_OUTLIERS_H
 #define AK42_OUTLIERS_H
 
