@@ -123,11 +123,6 @@ static void task_merge(const exec *e, const task *t, partial sum, partial chunk)
                                          chunk.o + (size_t)i * head_dim, head_dim);
 }
 
-static void partial_clear(const exec *e, partial p) {
-    for (uint32_t i = 0; i < ATTN_ROWS_MAX; i++) p.m[i] = -INFINITY, p.l[i] = 0;
-    memset(p.o, 0, (size_t)ATTN_ROWS_MAX * e->model->config.head_dim * sizeof(float));
-}
-
 static void task_finish(const exec *e, const task *t, partial sum) {
     const uint32_t head_dim = e->model->config.head_dim;
     for (uint32_t i = 0; i < t->n_rows; i++)
@@ -140,8 +135,8 @@ static void run_whole(exec *e, uint32_t n_tasks, buffer out, buffer q, uint32_t 
     const partial sum = partial_at(scratch), chunk = partial_at(scratch + partial_floats(&e->model->config));
     for (uint32_t i; (i = team_next(e->team, n_tasks)) < n_tasks;) {
         const task t = task_make(e, i, out, q, layer);
-        partial_clear(e, sum);
-        for (uint32_t c = 0; c < t.n_chunks; c++) {
+        task_chunk(e, &t, 0, sum);             /* merged with nothing: itself, to the bit */
+        for (uint32_t c = 1; c < t.n_chunks; c++) {
             task_chunk(e, &t, c, chunk);
             task_merge(e, &t, sum, chunk);
         }
@@ -161,10 +156,8 @@ static void run_split(exec *e, uint32_t n_tasks, uint32_t n_chunks, buffer out, 
         task_chunk(e, &t, chunk, partial_at(mine + chunk * partial_floats(c)));
         if (atomic_fetch_add_explicit(&e->ws->tickets[index], 1, memory_order_acq_rel) + 1 < t.n_chunks) continue;
         atomic_store_explicit(&e->ws->tickets[index], 0, memory_order_relaxed);
-        const partial sum = partial_at(e->ws->partial + (size_t)e->team->thread * 2 * partial_floats(c));
-        partial_clear(e, sum);
-        for (uint32_t k = 0; k < t.n_chunks; k++) task_merge(e, &t, sum, partial_at(mine + k * partial_floats(c)));
-        task_finish(e, &t, sum);
+        for (uint32_t k = 1; k < t.n_chunks; k++) task_merge(e, &t, partial_at(mine), partial_at(mine + k * partial_floats(c)));
+        task_finish(e, &t, partial_at(mine));
     }
 }
 

@@ -39,15 +39,7 @@ static void pack_tile(const exec *e, const input *in, const packed *p, uint8_t *
             kernels->rmsnorm(area->norm + i * ldx, x + i * in->ldx, in->norm, in->columns, e->model->config.norm_eps);
         x = area->norm;
     }
-    if (p->form.kind == ACT_Q8) {
-        float *rest = area_of(e)->norm;
-        const size_t ld = round_up(in->columns, SUPER_K);
-        for (uint32_t i = 0; i < n_rows; i++)
-            outliers_take(p->outliers + (row + i) * OUTLIERS, rest + i * ld, x + i * ldx, in->columns);
-        x = rest;
-        ldx = ld;
-    }
-    kernels->pack[p->form.kind](dst, x, ldx, n_rows, in->columns);
+    kernels->pack[p->form.kind](dst, p->outliers + row * OUTLIERS, x, ldx, n_rows, in->columns);
 }
 
 /* Packs the rows in each form that the matrices want. Ends with a barrier where the tiles are shared. */
@@ -89,55 +81,89 @@ static const packed *packed_for(const input *in, const matrix *w) {
     return &in->packed[j];
 }
 
-/* ---- groups of panels ---- */
+/* ---- groups of panels, cut along k ---- */
 
 static bool is_wide(const matrix *w, uint32_t n_rows) {
     return w->kernels->unpack && n_rows > w->kernels->nr && n_rows >= w->kernels->wide_from;
 }
 
+static uint32_t super_bytes(const matrix *w) { return (uint32_t)(w->panel_bytes / w->n_super); }
+
+/* Superblocks of a part of k: as many as let a tile of activations stay in the first-level cache; all parts about equal. */
+static uint32_t part_supers(const matrix *w) {
+    const size_t tile_bytes = w->kernels->nr * act_token_bytes(w->kernels->act, SUPER_K);
+    const uint32_t most = TILE_BYTES > tile_bytes ? (uint32_t)(TILE_BYTES / tile_bytes) : 1;
+    return (uint32_t)div_up(w->n_super, div_up(w->n_super, most));
+}
+
 uint32_t group_panels(const matrix *w) {
-    const uint64_t bytes = w->kernels->unpack ? (uint64_t)w->n_super * w->kernels->wide_super_bytes : w->panel_bytes;
-    uint64_t n = bytes ? GROUP_BYTES / bytes / 2 * 2 : GROUP_PANELS_MAX;
-    if (n < 2) n = 2;
-    return n > GROUP_PANELS_MAX ? GROUP_PANELS_MAX : (uint32_t)n;
+    const uint64_t bytes = (uint64_t)part_supers(w) * (w->kernels->unpack ? w->kernels->wide_super_bytes : super_bytes(w));
+    const uint64_t n = GROUP_BYTES / bytes / 2 * 2;
+    return n < 2 ? 2 : n > GROUP_PANELS_MAX ? GROUP_PANELS_MAX : (uint32_t)n;
+}
+
+/* Panels at a time where the results go through thread_area.sums. */
+static uint32_t step_panels(const matrix *w, uint32_t n_rows) {
+    return n_rows > w->kernels->nr ? group_panels(w) : GROUP_PANELS_MAX;
 }
 
 size_t group_wide_bytes(const matrix *w) {
-    return w->kernels->unpack ? (size_t)group_panels(w) * w->n_super * w->kernels->wide_super_bytes : 0;
+    return w->kernels->unpack ? (size_t)group_panels(w) * part_supers(w) * w->kernels->wide_super_bytes : 0;
 }
 
-/* A group of panels, ready to be multiplied by any number of tiles. */
-typedef struct group {
+/* A part of k of a group of panels, ready to be multiplied by any number of tiles. */
+typedef struct part {
     const uint8_t *panels;
     size_t panel_bytes;
-    const uint8_t *narrow;             /* the same panels as the model has them */
+    uint32_t super_bytes;
+    uint32_t first, n_super;
     kernel_gemm *gemm;
-    kernel_outliers *outliers;
-    uint32_t n_panels;
-} group;
+} part;
 
-static group group_open(const exec *e, const matrix *w, uint32_t panel, uint32_t n_panels, uint32_t n_rows, uint8_t *wide) {
-    const uint8_t *panels = w->panels + panel * w->panel_bytes;
-    kernel_outliers *const outliers = e->model->kernels.outliers[w->kernels - e->model->kernels.types];
-    if (!is_wide(w, n_rows)) return (group){panels, w->panel_bytes, panels, w->kernels->gemm, outliers, n_panels};
-    const size_t wide_bytes = (size_t)w->n_super * w->kernels->wide_super_bytes;
+static part part_open(const exec *e, const matrix *w, uint32_t panel, uint32_t n_panels, uint32_t first, uint32_t n_super,
+                      uint32_t n_rows) {
+    const type_kernels *k = w->kernels;
+    const uint8_t *panels = w->panels + panel * w->panel_bytes + (size_t)first * super_bytes(w);
+    if (!is_wide(w, n_rows)) return (part){panels, w->panel_bytes, super_bytes(w), first, n_super, k->gemm};
+    uint8_t *wide = area_of(e)->wide;
+    const size_t wide_bytes = (size_t)n_super * k->wide_super_bytes;
     for (uint32_t i = 0; i < n_panels; i++)
-        w->kernels->unpack(wide + i * wide_bytes, panels + i * w->panel_bytes, w->n_super, w->group_size);
-    return (group){wide, wide_bytes, panels, w->kernels->gemm_wide, outliers, n_panels};
+        k->unpack(wide + i * wide_bytes, panels + i * w->panel_bytes, n_super, w->group_size);
+    return (part){wide, wide_bytes, k->wide_super_bytes, first, n_super, k->gemm_wide};
 }
 
-static void group_multiply(const group *g, const matrix *w, const packed *p, uint32_t row, uint32_t n_rows, float *out,
-                           size_t ldo, bool accumulate) {
-    g->gemm(&(gemm_args){
-        .out = out, .ldo = ldo, .panels = g->panels, .panel_bytes = g->panel_bytes, .n_panels = g->n_panels,
-        .act = p->data + row * p->row_bytes, .n_tokens = n_rows, .n_super = w->n_super, .group_size = w->group_size,
-        .accumulate = accumulate,
-    });
-    if (p->form.kind != ACT_Q8) return;
-    g->outliers(&(outliers_args){
-        .out = out, .ldo = ldo, .panels = g->narrow, .panel_bytes = w->panel_bytes, .n_panels = g->n_panels,
-        .lists = p->outliers + row * OUTLIERS, .n_tokens = n_rows, .group_size = w->group_size,
-    });
+/* out (+)= rows of in times panels [panel, panel + n_panels) of w. With many rows the panels are a group, and each part of it is used
+ * by all tiles of rows while it is in the cache; the sums wait in between in out, or, where they are to be added there, beside it.
+ * With gate, (n_rows, ldg), gate = silu(gate) * out at last. */
+static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel, uint32_t n_panels, uint32_t n_rows, float *out,
+                     size_t ldo, bool accumulate, float *gate, size_t ldg) {
+    const uint32_t nr = in->form.nr, step = n_rows > nr ? part_supers(w) : w->n_super;
+    kernel_outliers *const outliers = e->model->kernels.outliers[w->kernels - e->model->kernels.types];
+    float *sums = accumulate ? area_of(e)->sums : out;
+    const size_t ld_sums = accumulate ? SUMS_LD : ldo;
+    for (uint32_t first = 0; first < w->n_super; first += step) {
+        const bool last = first + step >= w->n_super;
+        const part p = part_open(e, w, panel, n_panels, first, last ? w->n_super - first : step, n_rows);
+        for (uint32_t row = 0; row < n_rows; row += nr) {
+            const uint32_t rows = n_rows - row < nr ? n_rows - row : nr;
+            float *to = out + row * ldo;
+            p.gemm(&(gemm_args){
+                .out = last ? to : sums + row * ld_sums, .ldo = last ? ldo : ld_sums, .panels = p.panels, .panel_bytes = p.panel_bytes,
+                .n_panels = n_panels, .act = in->data + row * in->row_bytes + rows * act_token_bytes(in->form.kind, first * SUPER_K),
+                .n_tokens = rows, .n_super = p.n_super, .super_bytes = p.super_bytes, .group_size = w->group_size,
+                .start = first ? sums + row * ld_sums : NULL, .ld_start = ld_sums, .accumulate = last && accumulate,
+            });
+            if (last && in->form.kind == ACT_Q8)
+                outliers(&(outliers_args){
+                    .out = to, .ldo = ldo, .panels = w->panels + panel * w->panel_bytes, .panel_bytes = w->panel_bytes,
+                    .n_panels = n_panels, .lists = in->outliers + row * OUTLIERS, .n_tokens = rows, .group_size = w->group_size,
+                });
+            for (uint32_t i = 0; last && gate && i < rows; i++) {
+                float *g = gate + (row + i) * ldg;
+                e->model->kernels.silu_mul(g, g, to + i * ldo, n_panels * PANEL_ROWS);
+            }
+        }
+    }
 }
 
 /* How many equal chunks the panels of a product are cut into, so that threads finish together. */
@@ -168,15 +194,10 @@ typedef struct product {
 } product;
 
 static void product_panels(exec *e, const product *p, uint32_t begin, uint32_t end, uint32_t n_rows) {
-    const uint32_t nr = p->in->form.nr;
-    const uint32_t step = n_rows > nr ? group_panels(p->w) : end - begin;
-    for (uint32_t panel = begin; panel < end; panel += step) {
-        const uint32_t n_panels = end - panel < step ? end - panel : step;
-        const group g = group_open(e, p->w, panel, n_panels, n_rows, area_of(e)->wide[0]);
-        for (uint32_t row = 0; row < n_rows; row += nr)
-            group_multiply(&g, p->w, p->in, row, n_rows - row < nr ? n_rows - row : nr,
-                           p->out + row * p->ldo + (size_t)panel * PANEL_ROWS, p->ldo, p->accumulate);
-    }
+    const uint32_t step = n_rows > p->in->form.nr ? group_panels(p->w) : end - begin;
+    for (uint32_t panel = begin; panel < end; panel += step)
+        multiply(e, p->w, p->in, panel, end - panel < step ? end - panel : step, n_rows, p->out + (size_t)panel * PANEL_ROWS, p->ldo,
+                 p->accumulate, NULL, 0);
 }
 
 static void run_products(exec *e, const product *products, uint32_t n, uint32_t n_rows) {
@@ -225,26 +246,16 @@ void cpu_norm_gate_up(exec *e, buffer out, const matrix *w1, const matrix *w3, b
     input in = {.x = e->ws->buffers[x], .ldx = e->ws->ld[x], .n_rows = n_rows, .columns = w1->columns, .norm = norm};
     pack_input(e, &in, both, 2);
     const packed *in1 = packed_for(&in, w1), *in3 = packed_for(&in, w3);
-    const uint32_t nr = in1->form.nr < in3->form.nr ? in1->form.nr : in3->form.nr;
-    const uint32_t step_gate = group_panels(w1), step_up = group_panels(w3);
-    const uint32_t step = step_gate < step_up ? step_gate : step_up;
-    const size_t ld = GROUP_PANELS_MAX * PANEL_ROWS;
+    const uint32_t step1 = step_panels(w1, n_rows), step3 = step_panels(w3, n_rows), step = step1 < step3 ? step1 : step3;
 
     const uint32_t n_chunks = chunk_count(e, w1->n_panels * (w1->panel_bytes + w3->panel_bytes), w1->n_panels, n_rows);
     for (uint32_t chunk; (chunk = team_next(e->team, n_chunks)) < n_chunks;) {
         const uint32_t end = chunk_begin(chunk + 1, n_chunks, w1->n_panels, n_rows);
         for (uint32_t panel = chunk_begin(chunk, n_chunks, w1->n_panels, n_rows); panel < end; panel += step) {
             const uint32_t n_panels = end - panel < step ? end - panel : step;
-            const group gate = group_open(e, w1, panel, n_panels, n_rows, area->wide[0]);
-            const group up = group_open(e, w3, panel, n_panels, n_rows, area->wide[1]);
-            for (uint32_t row = 0; row < n_rows; row += nr) {
-                const uint32_t rows = n_rows - row < nr ? n_rows - row : nr;
-                group_multiply(&gate, w1, in1, row, rows, area->tile[0], ld, false);
-                group_multiply(&up, w3, in3, row, rows, area->tile[1], ld, false);
-                for (uint32_t i = 0; i < rows; i++)
-                    e->model->kernels.silu_mul(buffer_row(e, out, row + i) + (size_t)panel * PANEL_ROWS, area->tile[0] + i * ld,
-                                               area->tile[1] + i * ld, n_panels * PANEL_ROWS);
-            }
+            float *gate = buffer_row(e, out, 0) + (size_t)panel * PANEL_ROWS;
+            multiply(e, w1, in1, panel, n_panels, n_rows, gate, e->ws->ld[out], false, NULL, 0);
+            multiply(e, w3, in3, panel, n_panels, n_rows, area->sums, SUMS_LD, false, gate, e->ws->ld[out]);
         }
     }
     team_barrier(e->team);
@@ -291,24 +302,20 @@ void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm) {
     input in = {.x = e->ws->buffers[x], .ldx = e->ws->ld[x], .n_rows = n_rows, .columns = head->columns, .norm = norm};
     pack_input(e, &in, &head, 1);
     const packed *p = packed_for(&in, head);
-    const uint32_t step = group_panels(head);
-    const size_t ld = GROUP_PANELS_MAX * PANEL_ROWS;
+    const uint32_t step = step_panels(head, n_rows);
     const uint32_t n_chunks = chunk_count(e, head->n_panels * head->panel_bytes, head->n_panels, n_rows);
     for (uint32_t chunk; (chunk = team_next(e->team, n_chunks)) < n_chunks;) {
         const uint32_t end = chunk_begin(chunk + 1, n_chunks, head->n_panels, n_rows);
         for (uint32_t panel = chunk_begin(chunk, n_chunks, head->n_panels, n_rows); panel < end; panel += step) {
             const uint32_t n_panels = end - panel < step ? end - panel : step;
-            const group g = group_open(e, head, panel, n_panels, n_rows, area->wide[0]);
             const uint32_t first = panel * PANEL_ROWS;
             const uint32_t width = head->rows - first < n_panels * PANEL_ROWS ? head->rows - first : n_panels * PANEL_ROWS;
-            uint32_t source = 0;                   /* the batch row behind the gathered one */
-            for (uint32_t row = 0; row < n_rows; row += p->form.nr) {
-                const uint32_t rows = n_rows - row < p->form.nr ? n_rows - row : p->form.nr;
-                group_multiply(&g, head, p, row, rows, area->tile[0], ld, false);
-                for (uint32_t i = 0; i < rows; i++, source++) {
-                    while (!b->logits[source]) source++;
-                    if (!copy_finite(b->logits[source] + first, area->tile[0] + i * ld, width)) note_nonfinite(e->ws, source);
-                }
+            const float *found = area->sums;
+            multiply(e, head, p, panel, n_panels, n_rows, area->sums, SUMS_LD, false, NULL, 0);
+            for (uint32_t row = 0; row < b->n_rows; row++) {
+                if (!b->logits[row]) continue;
+                if (!copy_finite(b->logits[row] + first, found, width)) note_nonfinite(e->ws, row);
+                found += SUMS_LD;
             }
         }
     }

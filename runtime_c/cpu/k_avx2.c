@@ -7,6 +7,7 @@
 #include <math.h>
 
 #include "../core/config.h"
+#include "outliers.h"
 
 enum { FLOAT_NR = 6, WIDE_BYTES = SUPER_K * PANEL_ROWS * 4 };
 
@@ -18,6 +19,8 @@ AVX2_FN uint32_t float_panels(const gemm_args *args, uint32_t first, int np, int
     for (int t = 0; t < n; t++) x[t] = (const float *)(const void *)args->act + t;
     for (; first + (uint32_t)np <= args->n_panels; first += (uint32_t)np) {
         __m256 sum[AVX2_TILE_MAX];
+        for (int p = 0; p < np; p++)
+            for (int t = 0; t < n; t++) avx2_start(&sum[(p * n + t) * 2], args, (size_t)t, first + (uint32_t)p);
         avx2_tile(sum, args->panels + first * args->panel_bytes, args->panel_bytes, args->n_super * SUPER_K,
                   x, (size_t)n, np, n, form);
         for (int p = 0; p < np; p++)
@@ -69,8 +72,9 @@ static AK42_TARGET(AVX2_TARGET) void unpack_bf16(uint8_t *dst, const uint8_t *pa
 
 /* ---- activations ---- */
 
-static AK42_TARGET(AVX2_TARGET) void pack_f32(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens,
-                                              uint32_t columns) {
+static AK42_TARGET(AVX2_TARGET) void pack_f32(uint8_t *act, outlier *lists, const float *x, size_t ldx,
+                                              uint32_t n_tokens, uint32_t columns) {
+    (void)lists;
     const size_t k_pad = round_up(columns, SUPER_K);
     float *out = (float *)(void *)act;
     if (n_tokens == 1) {
@@ -139,19 +143,36 @@ AVX2_FN int32_t quant_codes32(uint8_t *codes, const __m256 v[4], float inverse) 
     return _mm_cvtsi128_si32(half);
 }
 
-static AK42_TARGET(AVX2_TARGET) void pack_q8(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens,
-                                             uint32_t columns) {
+/* Block b of token t of a tile of n; returns the bits of its largest magnitude. */
+AVX2_FN uint32_t pack_q8_block(uint8_t *act, const float *x, size_t left, size_t b, uint32_t t, uint32_t n) {
+    uint8_t *block = act + b * n * ACT_Q8_BLOCK_BYTES;
+    __m256 v[4];
+    load_block(v, x, left);
+    float inverse;
+    const uint32_t max_bits = max_magnitude(v);
+    const float d = quant_scale(&inverse, max_bits);
+    const int32_t sum = quant_codes32(block + t * ACT_BLOCK, v, inverse);
+    memcpy(block + n * ACT_BLOCK + t * 4, &d, 4);
+    memcpy(block + n * (ACT_BLOCK + 4) + t * 4, &sum, 4);
+    return max_bits;
+}
+
+/* Rows whole, and then once more the blocks in which outliers were found. */
+static AK42_TARGET(AVX2_TARGET) void pack_q8(uint8_t *act, outlier *lists, const float *x, size_t ldx,
+                                             uint32_t n_tokens, uint32_t columns) {
     const size_t n_blocks = round_up(columns, SUPER_K) / ACT_BLOCK;
-    for (size_t b = 0; b < n_blocks; b++, act += n_tokens * ACT_Q8_BLOCK_BYTES) {
-        const size_t k = b * ACT_BLOCK, left = k < columns ? columns - k : 0;
-        for (uint32_t t = 0; t < n_tokens; t++) {
-            __m256 v[4];
-            load_block(v, x + t * ldx + k, left);
-            float inverse;
-            const float d = quant_scale(&inverse, max_magnitude(v));
-            const int32_t sum = quant_codes32(act + t * ACT_BLOCK, v, inverse);
-            memcpy(act + n_tokens * ACT_BLOCK + t * 4, &d, 4);
-            memcpy(act + n_tokens * (ACT_BLOCK + 4) + t * 4, &sum, 4);
+    for (uint32_t t = 0; t < n_tokens; t++, x += ldx, lists += OUTLIERS) {
+        outlier_blocks found = { { 0 }, { 0 } };
+        for (size_t b = 0; b < n_blocks; b++) {
+            const size_t k = b * ACT_BLOCK, left = k < columns ? columns - k : 0;
+            outliers_note(&found, (uint32_t)b, pack_q8_block(act, left ? x + k : x, left, b, t, n_tokens));
+        }
+        outliers_choose(lists, &found, x, columns);
+        for (uint32_t i = 0; i < OUTLIERS; i++) {
+            float values[ACT_BLOCK];
+            const uint32_t b = lists[i].column / ACT_BLOCK;
+            outliers_block(values, lists, b, x, columns);
+            pack_q8_block(act, values, ACT_BLOCK, b, t, n_tokens);
         }
     }
 }

@@ -31,6 +31,13 @@ AVX2_FN __m256i avx2_word(const uint8_t *p) {
 }
 AVX2_FN __m256 avx2_float(const uint8_t *p) { return _mm256_castsi256_ps(avx2_word(p)); }
 
+/* What the sums of token t and a panel go on from. */
+AVX2_FN void avx2_start(__m256 sum[2], const gemm_args *args, size_t t, uint32_t panel) {
+    const float *start = args->start ? args->start + t * args->ld_start + panel * PANEL_ROWS : NULL;
+    sum[0] = start ? _mm256_loadu_ps(start) : _mm256_setzero_ps();
+    sum[1] = start ? _mm256_loadu_ps(start + 8) : _mm256_setzero_ps();
+}
+
 /* A result's 16 lanes to its place. */
 AVX2_FN void avx2_put(float *out, __m256 low, __m256 high, bool accumulate) {
     if (accumulate) {
@@ -99,8 +106,8 @@ typedef enum avx2_form { AVX2_F32, AVX2_F16, AVX2_BF16 } avx2_form;
 /* Accumulators that 16 registers leave room for, beside weights and a broadcast. */
 enum { AVX2_TILE_MAX = 12 };
 
-/* The order in which F16's conversion leaves 8 lanes: 0 1 4 5 2 3 6 7. Sums are put right once, at the
- * end. */
+/* The order in which F16's conversion leaves 8 lanes: 0 1 4 5 2 3 6 7, and back. Sums are turned once, at
+ * the start and at the end. */
 AVX2_FN __m256 avx2_in_order(__m256 v) {
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), _MM_SHUFFLE(3, 1, 2, 0)));
 }
@@ -118,13 +125,14 @@ AVX2_FN void avx2_pair(__m256 w[2], const uint8_t *p, avx2_form form) {
     }
 }
 
-/* sum[(p * n + t) * 2 + h] = sum over k < n_k (even), ascending, of panel p's lanes 8h .. 8h+7 times
+/* sum[(p * n + t) * 2 + h] += sum over k < n_k (even), ascending, of panel p's lanes 8h .. 8h+7 times
  * x[t][k * step]. One chain of fused multiply-adds for each lane, whatever np and n are. */
 AVX2_FN void avx2_tile(__m256 *sum, const uint8_t *panels, size_t panel_bytes, uint32_t n_k,
                        const float *const *x, size_t step, int np, int n, avx2_form form) {
     const size_t pair_bytes = form == AVX2_F32 ? 128 : 64;
     __m256 acc[AVX2_TILE_MAX];
-    AK42_UNROLL for (int i = 0; i < np * n * 2; i++) acc[i] = _mm256_setzero_ps();
+    AK42_UNROLL for (int i = 0; i < np * n * 2; i++)
+        acc[i] = form == AVX2_F16 ? avx2_in_order(sum[i]) : sum[i];
     for (size_t k = 0; k < n_k; k += 2, panels += pair_bytes) {
         if (n < 4)
             AK42_UNROLL for (int p = 0; p < np; p++)

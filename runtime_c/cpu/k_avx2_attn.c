@@ -133,6 +133,7 @@ AVX2_FN void score_blocks(const attn_args *args, rows *r, uint32_t b, int np, in
                                                     : (size_t)head_dim * KV_BLOCK * 2;
     const uint8_t *k = args->kv->k + (args->chunk / KV_BLOCK + b) * block_bytes;
     __m256 sum[AVX2_TILE_MAX];
+    AK42_UNROLL for (int i = 0; i < np * n * 2; i++) sum[i] = _mm256_setzero_ps();
     if (form == CACHE_INT8)
         int8_tile(sum, k, block_bytes, head_dim, r->q, np, n);
     else

@@ -34,7 +34,7 @@ static AK42_TARGET(AVX2_TARGET) void gemm_int8_small(const gemm_args *args) {
     for (uint32_t p = 0; p < args->n_panels; p++) {
         const uint8_t *super = args->panels + p * args->panel_bytes, *act = args->act;
         __m256 sum[TILE_TOKENS_MAX][2];
-        for (uint32_t t = 0; t < n; t++) sum[t][0] = sum[t][1] = _mm256_setzero_ps();
+        for (uint32_t t = 0; t < n; t++) avx2_start(sum[t], args, t, p);
         for (uint32_t i = 0; i < args->n_super; i++, super += super_bytes)
             for (uint32_t block = 0; block < 2; block++, act += n * ACT_Q8_BLOCK_BYTES)
                 small_block(sum, super, act, n, group, block);

@@ -53,7 +53,9 @@ AVX512_FN void float_tile(const gemm_args *args, uint32_t panel, int np, int n, 
     const float *x = (const float *)(const void *)args->act;
     const size_t pair_bytes = form == FORM_F32 ? 128 : 64;
     __m512 sum[24];
-    AK42_UNROLL for (int i = 0; i < np * n; i++) sum[i] = _mm512_setzero_ps();
+    AK42_UNROLL for (int p = 0; p < np; p++)
+        AK42_UNROLL for (int t = 0; t < n; t++)
+            sum[p * n + t] = avx512_start(args, (size_t)t, panel + (size_t)p);
     for (uint32_t i = 0; i < args->n_super * (SUPER_K / 4); i++, w += 2 * pair_bytes, x += 4 * n) {
         float_pair(sum, w, args->panel_bytes, x, np, n, form);
         float_pair(sum, w + pair_bytes, args->panel_bytes, x + 2 * n, np, n, form);
@@ -154,65 +156,71 @@ AVX512 static double peak_f32(uint64_t n, float *sink) {
 
 /* ---- outliers ---- */
 
-#define OUTLIERS_TARGET AK42_TARGET("avx512f,avx512bw,avx512dq,avx512vl")
+/* Where a column's 16 quants and scales lie in a panel, and how they become floats: the byte of each group of 4 columns by a shuffle,
+ * the nibble by a shift and a mask, less the quant that stands for zero. */
+typedef struct outlier_column {
+    size_t quants, scales, mins;
+    __m512i byte;                      /* takes the column's byte to the lowest of its lane, zeros above */
+    __m128i shift;
+    __m512 value;
+} outlier_column;
 
-OUTLIERS_TARGET static AK42_INLINE __m512 halves(const uint8_t *p) {
+/* quants_at: bytes before a superblock's quants. */
+AVX512_FN outlier_column outlier_at(outlier o, uint32_t scale_columns, uint32_t scale_bytes, uint32_t quants_at, bool nibbles) {
+    const uint32_t k = o.column % SUPER_K, super = quants_at + (nibbles ? 512 : 1024);
+    const size_t at = (size_t)(o.column / SUPER_K) * super;
+    const __m512i lanes = _mm512_set4_epi32(12, 8, 4, 0);
+    return (outlier_column){
+        .quants = at + quants_at + (nibbles ? k / 4 % 8 : k / 4) * 64,
+        .scales = at + k / scale_columns * scale_bytes,
+        .mins = at + 64 + k / 32 * 32,
+        .byte = _mm512_or_si512(_mm512_add_epi32(lanes, _mm512_set1_epi32((int32_t)(k % 4))), _mm512_set1_epi32((int32_t)0x80808000)),
+        .shift = _mm_cvtsi32_si128(k >= 32 ? 4 : 0),
+        .value = _mm512_set1_ps(o.value),
+    };
+}
+
+AVX512_FN __m512 outlier_halves(const uint8_t *p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 
-/* 16 rows of one column of a group of 4 whose quants lie together, less the offset. */
-OUTLIERS_TARGET static AK42_INLINE __m512 quants(const uint8_t *group, uint32_t shift, int32_t mask, int32_t offset) {
-    const __m512i words = _mm512_srl_epi32(_mm512_loadu_si512(group), _mm_cvtsi32_si128((int32_t)shift));
-    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(words, _mm512_set1_epi32(mask)), _mm512_set1_epi32(offset)));
-}
-
-OUTLIERS_TARGET static AK42_INLINE __m512 column_q8_0(const uint8_t *panel, uint32_t column, uint32_t group_size) {
-    const uint32_t k = column % SUPER_K;
-    const uint8_t *p = panel + column / SUPER_K * 1088;
-    (void)group_size;
-    return _mm512_mul_ps(quants(p + 64 + k / 4 * 64, k % 4 * 8, 255, 128), halves(p + k / 32 * 32));
-}
-
-OUTLIERS_TARGET static AK42_INLINE __m512 column_int8(const uint8_t *panel, uint32_t column, uint32_t group_size) {
-    const uint32_t k = column % SUPER_K, scales = SUPER_K / group_size * 64;
-    const uint8_t *p = panel + column / SUPER_K * (scales + 1024);
-    return _mm512_mul_ps(quants(p + scales + k / 4 * 64, k % 4 * 8, 255, 128), _mm512_loadu_ps(p + k / group_size * 64));
-}
-
-OUTLIERS_TARGET static AK42_INLINE __m512 column_q4_0(const uint8_t *panel, uint32_t column, uint32_t group_size) {
-    const uint32_t k = column % SUPER_K;
-    const uint8_t *p = panel + column / SUPER_K * 576;
-    (void)group_size;
-    return _mm512_mul_ps(quants(p + 64 + k / 4 % 8 * 64, k % 4 * 8 + k / 32 * 4, 15, 8), halves(p + k / 32 * 32));
-}
-
-OUTLIERS_TARGET static AK42_INLINE __m512 column_q4_1(const uint8_t *panel, uint32_t column, uint32_t group_size) {
-    const uint32_t k = column % SUPER_K;
-    const uint8_t *p = panel + column / SUPER_K * 640;
-    (void)group_size;
-    return _mm512_fmadd_ps(quants(p + 128 + k / 4 % 8 * 64, k % 4 * 8 + k / 32 * 4, 15, 0), halves(p + k / 32 * 32),
-                           halves(p + 64 + k / 32 * 32));
-}
-
-#define OUTLIERS_KERNEL(type) \
-    OUTLIERS_TARGET static void outliers_##type(const outliers_args *a) { \
-        for (uint32_t panel = 0; panel < a->n_panels; panel++) { \
-            const uint8_t *p = a->panels + panel * a->panel_bytes; \
-            for (uint32_t t = 0; t < a->n_tokens; t++) { \
-                const outlier *o = a->lists + t * OUTLIERS; \
-                __m512 sum = _mm512_mul_ps(column_##type(p, o[0].column, a->group_size), _mm512_set1_ps(o[0].value)); \
-                for (uint32_t i = 1; i < OUTLIERS; i++) \
-                    sum = _mm512_fmadd_ps(column_##type(p, o[i].column, a->group_size), _mm512_set1_ps(o[i].value), sum); \
-                float *out = a->out + t * a->ldo + panel * PANEL_ROWS; \
-                _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), sum)); \
-            } \
-        } \
+/* sum + weight * value for 16 rows of a panel. */
+AVX512_FN __m512 outlier_add(__m512 sum, const outlier_column *c, const uint8_t *panel, int32_t zero, bool halves, bool nibbles,
+                             bool mins) {
+    __m512i q = _mm512_shuffle_epi8(_mm512_loadu_si512(panel + c->quants), c->byte);
+    if (nibbles) q = _mm512_and_si512(_mm512_srl_epi32(q, c->shift), _mm512_set1_epi32(15));
+    if (zero) q = _mm512_sub_epi32(q, _mm512_set1_epi32(zero));
+    const __m512 scale = halves ? outlier_halves(panel + c->scales) : _mm512_loadu_ps(panel + c->scales);
+    if (mins) {
+        const __m512 weight = _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), scale, outlier_halves(panel + c->mins));
+        return _mm512_fmadd_ps(weight, c->value, sum);
     }
+    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(q), _mm512_mul_ps(scale, c->value), sum);
+}
 
-OUTLIERS_KERNEL(q8_0)
-OUTLIERS_KERNEL(int8)
-OUTLIERS_KERNEL(q4_0)
-OUTLIERS_KERNEL(q4_1)
+AVX512_FN void outliers_multiply(const outliers_args *a, uint32_t scale_columns, uint32_t scale_bytes, uint32_t quants_at, int32_t zero,
+                                 bool nibbles, bool mins) {
+    for (uint32_t t = 0; t < a->n_tokens; t++) {
+        outlier_column columns[OUTLIERS];
+        for (uint32_t i = 0; i < OUTLIERS; i++)
+            columns[i] = outlier_at(a->lists[t * OUTLIERS + i], scale_columns, scale_bytes, quants_at, nibbles);
+        const uint8_t *panel = a->panels;
+        float *out = a->out + t * a->ldo;
+        for (uint32_t p = 0; p < a->n_panels; p++, panel += a->panel_bytes, out += PANEL_ROWS) {
+            __m512 sum = _mm512_setzero_ps();
+            AK42_UNROLL for (uint32_t i = 0; i < OUTLIERS; i++)
+                sum = outlier_add(sum, &columns[i], panel, zero, scale_bytes == 32, nibbles, mins);
+            _mm512_storeu_ps(out, _mm512_add_ps(_mm512_loadu_ps(out), sum));
+        }
+    }
+}
+
+AVX512 static void outliers_q8_0(const outliers_args *a) { outliers_multiply(a, 32, 32, 64, 128, false, false); }
+AVX512 static void outliers_int8(const outliers_args *a) {
+    outliers_multiply(a, a->group_size, 64, SUPER_K / a->group_size * 64, 128, false, false);
+}
+AVX512 static void outliers_q4_0(const outliers_args *a) { outliers_multiply(a, 32, 32, 64, 8, true, false); }
+AVX512 static void outliers_q4_1(const outliers_args *a) { outliers_multiply(a, 32, 32, 128, 0, true, true); }
 
 void kernels_fill_avx512(kernel_table *table) {
     table->outliers[KERNEL_Q8_0] = outliers_q8_0;

@@ -23,6 +23,11 @@ void avx512_fill_quant(kernel_table *table);       /* k_avx512_quant.c */
 /* Lanes 0 .. n-1, n <= 16. */
 AVX512_FN __mmask16 avx512_lanes(uint32_t n) { return (__mmask16)((1u << n) - 1u); }
 
+/* What the sums of a token and a panel go on from. */
+AVX512_FN __m512 avx512_start(const gemm_args *args, size_t t, size_t panel) {
+    return args->start ? _mm512_loadu_ps(args->start + t * args->ld_start + panel * PANEL_ROWS) : _mm512_setzero_ps();
+}
+
 /* Lines of 16 x 2 f16 or bf16, pairs side by side: the 16 first or second ones of the pairs. */
 AVX512_FN __m512 avx512_bf16_first(__m512i line) { return _mm512_castsi512_ps(_mm512_slli_epi32(line, 16)); }
 AVX512_FN __m512 avx512_bf16_second(__m512i line) {

@@ -25,7 +25,9 @@ enum { BF16_NR = 12, BF16_AHEAD = 4096 };
 BF16_FN void bf16_tile(const gemm_args *args, uint32_t panel, int np, int n) {
     const uint8_t *w = args->panels + panel * args->panel_bytes, *x = args->act;
     __m512 sum[24];
-    AK42_UNROLL for (int i = 0; i < np * n; i++) sum[i] = _mm512_setzero_ps();
+    AK42_UNROLL for (int p = 0; p < np; p++)
+        AK42_UNROLL for (int t = 0; t < n; t++)
+            sum[p * n + t] = avx512_start(args, (size_t)t, panel + (size_t)p);
     for (uint32_t i = 0; i < args->n_super * (SUPER_K / 4); i++, w += 128, x += 8 * n)
         AK42_UNROLL for (int pair = 0; pair < 2; pair++) {
             __m512i line[4];

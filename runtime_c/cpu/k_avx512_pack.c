@@ -2,6 +2,7 @@
 #if defined(__x86_64__)
 
 #include "k_avx512.h"
+#include "outliers.h"
 
 /* ---- F32 and BF16: words of 4 bytes, of n tokens, side by side ---- */
 
@@ -21,10 +22,14 @@ AVX512_FN void pack_words(uint8_t *act, const float *x, size_t ldx, uint32_t n, 
     }
 }
 
-AVX512 static void pack_f32(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+AVX512 static void pack_f32(uint8_t *act, outlier *lists, const float *x, size_t ldx, uint32_t n_tokens,
+                            uint32_t columns) {
+    (void)lists;
     pack_words(act, x, ldx, n_tokens, columns, round_up(columns, SUPER_K), avx512_words_f32);
 }
-AVX512 static void pack_bf16(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+AVX512 static void pack_bf16(uint8_t *act, outlier *lists, const float *x, size_t ldx, uint32_t n_tokens,
+                             uint32_t columns) {
+    (void)lists;
     pack_words(act, x, ldx, n_tokens, columns, round_up(columns, SUPER_K) / 2, avx512_words_bf16);
 }
 
@@ -102,14 +107,15 @@ AVX512_FN __m512i block_sums(const __m512i codes[8]) {
     return _mm512_permutexvar_epi32(order, sums);
 }
 
-/* Up to 16 blocks of token t, from column `at` on. */
-AVX512_FN void pack_q8_blocks(uint8_t *act, const float *x, size_t at, uint32_t columns, uint32_t n_blocks,
-                              uint32_t t, uint32_t n, bool inside) {
+/* Up to 16 blocks of token t, from column `at` on; returns the bits of their largest magnitudes. */
+AVX512_FN __m512i pack_q8_blocks(uint8_t *act, const float *x, size_t at, uint32_t columns, uint32_t n_blocks,
+                                 uint32_t t, uint32_t n, bool inside) {
     _Alignas(64) float d[SIXTEEN], inverse[SIXTEEN];
     _Alignas(64) int32_t s[SIXTEEN];
     __m512i codes[8];
     __m512 inverses;
-    _mm512_store_ps(d, block_scales(&inverses, block_maxima(x, at, columns, inside)));
+    const __m512i maxima = block_maxima(x, at, columns, inside);
+    _mm512_store_ps(d, block_scales(&inverses, maxima));
     _mm512_store_ps(inverse, inverses);
     AK42_UNROLL for (uint32_t b = 0; b < SIXTEEN; b += 2)
         codes[b / 2] = quantise_blocks(x, at + b * 32, columns, inverse + b, inside);
@@ -123,17 +129,95 @@ AVX512_FN void pack_q8_blocks(uint8_t *act, const float *x, size_t at, uint32_t 
         memcpy(block + n * ACT_BLOCK + t * 4, &d[b], 4);
         memcpy(block + n * (ACT_BLOCK + 4) + t * 4, &s[b], 4);
     }
+    return maxima;
 }
 
-AVX512 static void pack_q8(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+/* Block b, of which the columns in zeros count as zeros; returns the bits of its largest magnitude. */
+AVX512_FN uint32_t pack_q8_block(uint8_t *act, const float *x, uint32_t columns, uint32_t b, uint32_t zeros, uint32_t t, uint32_t n) {
+    const uint32_t at = b * ACT_BLOCK, left = columns > at ? columns - at : 0;
+    const uint32_t lanes = (left < ACT_BLOCK ? (1u << left) - 1u : UINT32_MAX) & ~zeros;
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    const __m512 low = _mm512_maskz_loadu_ps((__mmask16)lanes, x + at);
+    const __m512 high = _mm512_maskz_loadu_ps((__mmask16)(lanes >> 16), x + at + 16);
+    const __m512i both = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(low), magnitude),
+                                          _mm512_and_si512(_mm512_castps_si512(high), magnitude));
+    __m512 inverse;
+    const int32_t max = _mm512_reduce_max_epi32(both);
+    const __m512 d = block_scales(&inverse, _mm512_set1_epi32(max));
+    const __m512i first = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
+    const __m512i second = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+    const int32_t s = _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
+    uint8_t *block = act + (size_t)b * n * ACT_Q8_BLOCK_BYTES;
+    _mm_storeu_si128((__m128i *)(void *)(block + t * ACT_BLOCK), _mm512_cvtsepi32_epi8(first));
+    _mm_storeu_si128((__m128i *)(void *)(block + t * ACT_BLOCK + 16), _mm512_cvtsepi32_epi8(second));
+    _mm_store_ss((float *)(void *)(block + n * ACT_BLOCK + t * 4), _mm512_castps512_ps128(d));
+    memcpy(block + n * (ACT_BLOCK + 4) + t * 4, &s, 4);
+    return (uint32_t)max;
+}
+
+/* Notes those of 16 blocks that may matter. */
+AVX512_FN void note_blocks(outlier_blocks *found, uint32_t first, __m512i maxima) {
+    uint32_t wanted = _mm512_cmpgt_epi32_mask(maxima, _mm512_set1_epi32((int32_t)found->bits[OUTLIERS - 1]));
+    if (!wanted) return;
+    _Alignas(64) uint32_t bits[SIXTEEN];
+    _mm512_store_si512(bits, maxima);
+    for (; wanted; wanted &= wanted - 1) {
+        const uint32_t b = (uint32_t)__builtin_ctz(wanted);
+        outliers_note(found, first + b, bits[b]);
+    }
+}
+
+/* The lanes of block b of which the magnitude is at least one of which the bits are given. */
+AVX512_FN uint32_t lanes_from(const float *x, uint32_t columns, uint32_t b, uint32_t bits) {
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff), least = _mm512_set1_epi32((int32_t)bits);
+    const __m512i low = _mm512_castps_si512(avx512_load_row(x, b * ACT_BLOCK, columns));
+    const __m512i high = _mm512_castps_si512(avx512_load_row(x, b * ACT_BLOCK + 16, columns));
+    return _mm512_cmpge_epi32_mask(_mm512_and_si512(low, magnitude), least) |
+           (uint32_t)_mm512_cmpge_epi32_mask(_mm512_and_si512(high, magnitude), least) << 16;
+}
+
+/* Chooses the outliers and packs their blocks without them. Mostly they are the largest of two blocks, which two comparisons show:
+ * where the first block has none but its largest that reaches the second block's, and none is as large as another. */
+AVX512_FN void pack_q8_outliers(uint8_t *act, outlier *list, const outlier_blocks *found, const float *x, uint32_t columns,
+                                uint32_t t, uint32_t n) {
+    const uint32_t *b = found->block;
+    const uint32_t first = found->bits[1] ? lanes_from(x, columns, b[0], found->bits[1]) : 0;
+    const uint32_t second = found->bits[1] ? lanes_from(x, columns, b[1], found->bits[1]) : 0;
+    if (first && !(first & (first - 1)) && !(second & (second - 1))) {
+        const uint32_t c0 = b[0] * ACT_BLOCK + (uint32_t)__builtin_ctz(first), c1 = b[1] * ACT_BLOCK + (uint32_t)__builtin_ctz(second);
+        list[c0 > c1] = (outlier){c0, x[c0]};
+        list[c0 < c1] = (outlier){c1, x[c1]};
+        pack_q8_block(act, x, columns, b[0], first, t, n);
+        pack_q8_block(act, x, columns, b[1], second, t, n);
+        return;
+    }
+    outliers_choose(list, found, x, columns);
+    for (uint32_t i = 0; i < OUTLIERS; i++) {
+        const uint32_t block = list[i].column / ACT_BLOCK;
+        uint32_t zeros = 0;
+        for (uint32_t j = 0; j < OUTLIERS; j++)
+            if (list[j].value != 0 && list[j].column / ACT_BLOCK == block) zeros |= 1u << list[j].column % ACT_BLOCK;
+        pack_q8_block(act, x, columns, block, zeros, t, n);
+    }
+}
+_Static_assert(OUTLIERS == 2, "pack_q8_outliers is for two");
+
+enum { FEW = 4 };                      /* blocks that are packed faster one by one */
+
+/* Rows whole, and then once more the blocks in which outliers were found. */
+AVX512 static void pack_q8(uint8_t *act, outlier *lists, const float *x, size_t ldx, uint32_t n_tokens,
+                           uint32_t columns) {
     const uint32_t n_blocks = (uint32_t)round_up(columns, SUPER_K) / ACT_BLOCK;
-    for (uint32_t t = 0; t < n_tokens; t++) {
+    for (uint32_t t = 0; t < n_tokens; t++, x += ldx, lists += OUTLIERS) {
+        outlier_blocks found = {{0}, {0}};
         uint32_t b = 0;
         for (; (b + SIXTEEN) * ACT_BLOCK <= columns; b += SIXTEEN)
-            pack_q8_blocks(act, x + t * ldx, (size_t)b * ACT_BLOCK, columns, SIXTEEN, t, n_tokens, true);
-        for (; b < n_blocks; b += SIXTEEN)
-            pack_q8_blocks(act, x + t * ldx, (size_t)b * ACT_BLOCK, columns, n_blocks - b, t, n_tokens,
-                           false);
+            note_blocks(&found, b, pack_q8_blocks(act, x, (size_t)b * ACT_BLOCK, columns, SIXTEEN, t, n_tokens, true));
+        for (; b + FEW < n_blocks; b += SIXTEEN)
+            note_blocks(&found, b,
+                        pack_q8_blocks(act, x, (size_t)b * ACT_BLOCK, columns, n_blocks - b, t, n_tokens, false));
+        for (; b < n_blocks; b++) outliers_note(&found, b, pack_q8_block(act, x, columns, b, 0, t, n_tokens));
+        pack_q8_outliers(act, lists, &found, x, columns, t, n_tokens);
     }
 }
 

@@ -12,10 +12,7 @@
  * * scale is exact where scale has 22 significant bits: f16 has 11; f32 scales are cut to 22, which
  * changes a weight by less than 2^-21 of itself. So a block of a token takes two instructions beside its
  * dots: sum += d * (scale * c). */
-#include <immintrin.h>
-
-#include "k_simd.h"
-#include "kernels.h"
+#include "k_avx512.h"
 
 #define QUANT_FN static AK42_INLINE AK42_TARGET(QUANT_TARGET)
 
@@ -169,7 +166,9 @@ QUANT_FN void quant_tile(const gemm_args *args, uint32_t panel, quant_tokens tok
     const size_t block_bytes = (size_t)tokens.n * ACT_Q8_BLOCK_BYTES;
     const uint8_t *super = args->panels + panel * args->panel_bytes, *act = args->act;
     __m512 sum[16];
-    AK42_UNROLL for (int i = 0; i < np * m; i++) sum[i] = _mm512_setzero_ps();
+    AK42_UNROLL for (int p = 0; p < np; p++)
+        AK42_UNROLL for (int t = 0; t < m; t++)
+            sum[p * m + t] = avx512_start(args, tokens.first + (uint32_t)t, panel + (uint32_t)p);
     for (uint32_t left = args->n_super; left > 0;) {
         const uint32_t piece = left < QUANT_PIECE ? left : QUANT_PIECE;
         quant_start start;
@@ -266,10 +265,10 @@ AK42_TARGET(QUANT_TARGET) static void gemm_int8_small(const gemm_args *args) {
     const uint32_t n = args->n_tokens;
     for (uint32_t panel = 0; panel < args->n_panels; panel++)
         for (uint32_t t = 0; t < n; t++) {
-            __m512 sum = _mm512_setzero_ps();
+            __m512 sum = avx512_start(args, t, panel);
             for (uint32_t i = 0; i < args->n_super * 2; i++) {
                 const uint8_t *super = args->panels + panel * args->panel_bytes +
-                    i / 2 * (args->panel_bytes / args->n_super);
+                    (size_t)(i / 2) * args->super_bytes;
                 const uint8_t *act = args->act + (size_t)i * n * ACT_Q8_BLOCK_BYTES;
                 sum = small_block(sum, super, act + t * ACT_BLOCK, quant_float(act + n * ACT_BLOCK + t * 4),
                                   args->group_size, i % 2);

@@ -5,10 +5,12 @@
 #include <math.h>
 
 #include "../core/config.h"
+#include "outliers.h"
 
 /* ---- activations ---- */
 
-static void pack_f32(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+static void pack_f32(uint8_t *act, outlier *lists, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+    (void)lists;
     size_t k_pad = round_up(columns, SUPER_K);
     for (size_t k = 0; k < k_pad; k++)
         for (uint32_t t = 0; t < n_tokens; t++) {
@@ -17,7 +19,8 @@ static void pack_f32(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens
         }
 }
 
-static void pack_bf16(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+static void pack_bf16(uint8_t *act, outlier *lists, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+    (void)lists;
     size_t k_pad = round_up(columns, SUPER_K);
     for (size_t k = 0; k < k_pad; k++)
         for (uint32_t t = 0; t < n_tokens; t++) {
@@ -47,14 +50,31 @@ static float quant_scale(float *inverse, const float *x, uint32_t n) {
 }
 static int8_t quant_code(float x, float inverse) { return inverse == 0.0f ? 0 : (int8_t)lrintf(x * inverse); }
 
-static void pack_q8(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+/* The largest magnitudes of a row, the definition of outliers.h by the shortest way. */
+static void take_outliers(outlier *list, const float *x, uint32_t columns) {
+    outlier_blocks all = {{0}, {0}};
+    for (uint32_t i = 0; i < columns; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], 4);
+        outliers_note(&all, i, bits & 0x7fffffffu);
+    }
+    for (uint32_t i = 0; i < OUTLIERS; i++) list[i] = (outlier){0, 0};
+    for (uint32_t i = 0; i < OUTLIERS && all.bits[i]; i++) {
+        uint32_t at = OUTLIERS - 1;            /* before the ones of higher columns, after the empty ones */
+        while (at > 0 && list[at].value != 0 && list[at].column > all.block[i]) at--;
+        for (uint32_t j = 0; j < at; j++) list[j] = list[j + 1];
+        list[at] = (outlier){all.block[i], x[all.block[i]]};
+    }
+}
+
+static void pack_q8(uint8_t *act, outlier *lists, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+    for (uint32_t t = 0; t < n_tokens; t++) take_outliers(lists + t * OUTLIERS, x + t * ldx, columns);
     size_t n_blocks = round_up(columns, SUPER_K) / ACT_BLOCK;
     for (size_t b = 0; b < n_blocks; b++) {
         uint8_t *block = act + b * n_tokens * ACT_Q8_BLOCK_BYTES;
         for (uint32_t t = 0; t < n_tokens; t++) {
-            float values[ACT_BLOCK] = {0};
-            for (uint32_t i = 0; i < ACT_BLOCK; i++)
-                if (b * ACT_BLOCK + i < columns) values[i] = x[t * ldx + b * ACT_BLOCK + i];
+            float values[ACT_BLOCK];
+            outliers_block(values, lists + t * OUTLIERS, (uint32_t)b, x + t * ldx, columns);
             float inverse, d = quant_scale(&inverse, values, ACT_BLOCK);
             int32_t sum = 0;
             for (uint32_t i = 0; i < ACT_BLOCK; i++) {
@@ -147,13 +167,14 @@ static void dot_block(float *sum, const quant_super *super, uint32_t block, cons
 }
 
 static void gemm_quantised(const gemm_args *args, split_fn *split) {
-    size_t super_bytes = args->panel_bytes / args->n_super;
     uint32_t n = args->n_tokens;
     for (uint32_t panel = 0; panel < args->n_panels; panel++) {
         float sum[TILE_TOKENS_MAX][PANEL_ROWS] = {{0}};
+        for (uint32_t t = 0; t < n && args->start; t++)
+            memcpy(sum[t], args->start + t * args->ld_start + panel * PANEL_ROWS, sizeof sum[t]);
         for (uint32_t i = 0; i < args->n_super; i++) {
             quant_super super = {.mins = {{0}}};
-            split(&super, args->panels + panel * args->panel_bytes + i * super_bytes, args->group_size);
+            split(&super, args->panels + panel * args->panel_bytes + (size_t)i * args->super_bytes, args->group_size);
             for (uint32_t block = 0; block < SUPER_K / ACT_BLOCK; block++) {
                 const uint8_t *act = args->act + ((size_t)i * 2 + block) * n * ACT_Q8_BLOCK_BYTES;
                 for (uint32_t t = 0; t < n; t++)

@@ -26,6 +26,12 @@ NEON_FN float neon_float(const uint8_t *p) {
     return value;
 }
 
+/* What the sums of token t and a panel go on from. */
+NEON_FN void neon_start(float32x4_t sum[4], const gemm_args *args, size_t t, uint32_t panel) {
+    const float *start = args->start ? args->start + t * args->ld_start + panel * PANEL_ROWS : NULL;
+    for (int i = 0; i < 4; i++) sum[i] = start ? vld1q_f32(start + i * 4) : vdupq_n_f32(0.0f);
+}
+
 /* A result's 16 lanes to its place. */
 NEON_FN void neon_put(float *out, const float32x4_t sum[4], bool accumulate) {
     for (int i = 0; i < 4; i++)
@@ -100,13 +106,13 @@ NEON_FN void neon_pair(float32x4_t w[2][2], const uint8_t *p, int h, neon_form f
     }
 }
 
-/* sum[(p * n + t) * 4 + i] = sum over k < n_k (even), ascending, of panel p's lanes 4i .. 4i+3 times
+/* sum[(p * n + t) * 4 + i] += sum over k < n_k (even), ascending, of panel p's lanes 4i .. 4i+3 times
  * x[t][k * step]. One chain of fused multiply-adds for each lane, whatever np and n are. */
 NEON_FN void neon_tile(float32x4_t *sum, const uint8_t *panels, size_t panel_bytes, uint32_t n_k,
                        const float *const *x, size_t step, int np, int n, neon_form form) {
     const size_t pair_bytes = form == NEON_F32 ? 128 : 64;
     float32x4_t acc[NEON_TILE_MAX];
-    AK42_UNROLL for (int i = 0; i < np * n * 4; i++) acc[i] = vdupq_n_f32(0.0f);
+    AK42_UNROLL for (int i = 0; i < np * n * 4; i++) acc[i] = sum[i];
     for (size_t k = 0; k < n_k; k += 2, panels += pair_bytes) {
         AK42_UNROLL for (int i = 0; i < np * 2; i++) {
             const uint8_t *p = panels + (size_t)(i / 2) * panel_bytes;

@@ -131,6 +131,7 @@ NEON_FN void score_blocks(const attn_args *args, rows *r, uint32_t b, int np, in
                                                     : (size_t)head_dim * KV_BLOCK * 2;
     const uint8_t *k = args->kv->k + (args->chunk / KV_BLOCK + b) * block_bytes;
     float32x4_t sum[NEON_TILE_MAX];
+    AK42_UNROLL for (int i = 0; i < np * n * 4; i++) sum[i] = vdupq_n_f32(0.0f);
     if (form == CACHE_INT8)
         int8_tile(sum, k, block_bytes, head_dim, r->q, np, n);
     else

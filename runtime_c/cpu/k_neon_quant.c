@@ -38,8 +38,7 @@ static void gemm_int8_small(const gemm_args *args) {
     for (uint32_t p = 0; p < args->n_panels; p++) {
         const uint8_t *super = args->panels + p * args->panel_bytes, *act = args->act;
         float32x4_t sum[QUANT_NR][4];
-        for (uint32_t t = 0; t < n; t++)
-            for (int i = 0; i < 4; i++) sum[t][i] = vdupq_n_f32(0.0f);
+        for (uint32_t t = 0; t < n; t++) neon_start(sum[t], args, t, p);
         for (uint32_t i = 0; i < args->n_super; i++, super += super_bytes)
             for (uint32_t block = 0; block < 2; block++, act += n * ACT_Q8_BLOCK_BYTES)
                 small_block(sum, super, act, n, group, block);

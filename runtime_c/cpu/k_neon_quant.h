@@ -123,8 +123,7 @@ QUANT_FN void quant_panels(const gemm_args *args, int n, quant_form form) {
     for (uint32_t p = 0; p < args->n_panels; p++) {
         const uint8_t *super = args->panels + p * args->panel_bytes, *act = args->act;
         float32x4_t sum[QUANT_NR][4];
-        AK42_UNROLL for (int t = 0; t < n; t++)
-            AK42_UNROLL for (int i = 0; i < 4; i++) sum[t][i] = vdupq_n_f32(0.0f);
+        AK42_UNROLL for (int t = 0; t < n; t++) neon_start(sum[t], args, (size_t)t, p);
         for (uint32_t i = 0; i < args->n_super; i++, super += super_bytes) {
             for (size_t line = 0; line < super_bytes; line += CACHE_LINE) neon_prefetch(super + line);
             AK42_UNROLL for (int block = 0; block < 2; block++, act += n * ACT_Q8_BLOCK_BYTES)

@@ -83,12 +83,15 @@ static void add_products(float (*sum)[TILE_TOKENS_MAX], const float *w, const fl
 
 /* y = W x, one superblock of one panel at a time. */
 static void gemm(const gemm_args *args, decode_fn *decode) {
-    const size_t super_bytes = args->panel_bytes / args->n_super, k_bytes = args->n_tokens * sizeof(float);
+    const size_t k_bytes = args->n_tokens * sizeof(float);
     for (uint32_t panel = 0; panel < args->n_panels; panel++) {
         float sum[PANEL_ROWS][TILE_TOKENS_MAX] = {{0}};
+        for (uint32_t t = 0; t < args->n_tokens && args->start; t++)
+            for (uint32_t r = 0; r < PANEL_ROWS; r++)
+                sum[r][t] = args->start[t * args->ld_start + panel * PANEL_ROWS + r];
         for (uint32_t super = 0; super < args->n_super; super++) {
             float w[SUPER_K][PANEL_ROWS], x[TILE_TOKENS_MAX];
-            decode(w, args->panels + panel * args->panel_bytes + super * super_bytes, args->group_size);
+            decode(w, args->panels + panel * args->panel_bytes + (size_t)super * args->super_bytes, args->group_size);
             for (uint32_t k = 0; k < SUPER_K; k++) {
                 memcpy(x, args->act + ((size_t)super * SUPER_K + k) * k_bytes, k_bytes);
                 add_products(sum, w[k], x, args->n_tokens);

@@ -25,14 +25,24 @@ static inline size_t act_token_bytes(act_kind kind, uint32_t columns) {
     size_t k_pad = round_up(columns, SUPER_K);
     return kind == ACT_F32 ? k_pad * 4 : kind == ACT_BF16 ? k_pad * 2 : k_pad / ACT_BLOCK * ACT_Q8_BLOCK_BYTES;
 }
-/* Packs one tile: x is (n_tokens, ldx) of which columns are used. */
-typedef void kernel_pack(uint8_t *act, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns);
+
+/* An activation that is too large for its block: it counts as zero in a Q8 tile, and its products are added in f32 (outliers.h). */
+enum { OUTLIERS = 2 };
+typedef struct outlier {
+    uint32_t column;
+    float value;
+} outlier;
+
+/* Packs one tile: x is (n_tokens, ldx) of which columns are used. Q8 also fills lists, (n_tokens, OUTLIERS), columns ascending; the
+ * other kinds leave it. */
+typedef void kernel_pack(uint8_t *act, outlier *lists, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns);
 
 /* ---- matrices ---- */
 
 /* One tile of a matrix product on panel16 weights:
  *     out[t * ldo + r] (+)= sum over k of weight[r][k] * x[t][k]        t < n_tokens <= nr, r < 16 * n_panels
- * Each panel has n_super superblocks and is panel_bytes long. With accumulate the complete sum is added to what out held, once.
+ * Each panel has n_super superblocks and is panel_bytes apart from the next. With accumulate the complete sum is added to what out
+ * held, once. A product may be cut along k: the sums of the first part are the start of the second, with the same bits as uncut.
  * Any n_panels and n_tokens give the same bits for the same (r, t). Panels are at least 64-byte aligned; out is 64-byte aligned
  * only where ldo and the row are. Rows past a matrix's end in its last panel are computed (they give 0). */
 typedef struct gemm_args {
@@ -44,17 +54,15 @@ typedef struct gemm_args {
     const uint8_t *act;            /* one packed tile */
     uint32_t n_tokens;
     uint32_t n_super;              /* superblocks of 64 columns */
+    uint32_t super_bytes;          /* of one superblock of panels */
     uint32_t group_size;           /* INT8 only: 4, 8, 16, 32 or 64 */
+    const float *start;            /* (n_tokens, ld_start): what the sums go on from; NULL: zeros. May be out. */
+    size_t ld_start;
     bool accumulate;
 } gemm_args;
 typedef void kernel_gemm(const gemm_args *args);
 
-/* An activation that is too large for its block: it is zero in the packed row, and its products are added in f32. */
-enum { OUTLIERS = 4 };
-typedef struct outlier {
-    uint32_t column;
-    float value;
-} outlier;
+/* The products of a tile's outliers. */
 typedef struct outliers_args {
     float *out;                    /* (n_tokens, ldo) */
     size_t ldo;
@@ -121,8 +129,8 @@ typedef struct attn_args {
 } attn_args;
 typedef void kernel_attn(const attn_args *args);
 
-/* Adds a chunk's (m, l, o) to a running (m, l, o), in place; chunks are merged in ascending order. The first merge goes to
- * m = -INFINITY, l = 0, o = 0. */
+/* Adds a chunk's (m, l, o) to a running (m, l, o), in place; chunks are merged in ascending order, onto the first.
+ * Merging with m = -INFINITY, l = 0, o = 0 changes nothing. */
 typedef void kernel_attn_merge(float *m, float *l, float *o, float m_chunk, float l_chunk, const float *o_chunk, uint32_t head_dim);
 
 typedef struct kv_kernels {

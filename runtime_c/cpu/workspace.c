@@ -99,8 +99,8 @@ static void lay_out(workspace *ws, arena *a, const needs *n, uint32_t n_threads)
         area.norm = arena_take(a, TILE_TOKENS_MAX * round_up(n->columns, SUPER_K) * sizeof(float));
         for (int i = 0; i < MATRICES_MAX; i++) area.act[i] = arena_take(a, TILE_TOKENS_MAX * n->act_row_bytes);
         area.outliers = arena_take(a, TILE_TOKENS_MAX * OUTLIERS * sizeof(outlier));
-        for (int i = 0; i < 2; i++) area.tile[i] = arena_take(a, TILE_TOKENS_MAX * GROUP_PANELS_MAX * PANEL_ROWS * sizeof(float));
-        for (int i = 0; i < 2; i++) area.wide[i] = arena_take(a, n->wide_bytes);
+        area.sums = arena_take(a, (uint64_t)ws->max_rows * SUMS_LD * sizeof(float));
+        area.wide = arena_take(a, n->wide_bytes);
         if (a->base) areas[t] = area;
     }
 }

@@ -10,6 +10,8 @@ enum {
     MATRICES_MAX = 3,                  /* that share one input */
     GROUP_BYTES = 256 * 1024,          /* weights that stay in the second-level cache while tiles of tokens pass over them */
     GROUP_PANELS_MAX = 32,
+    TILE_BYTES = 12 * 1024,            /* activations that stay in the first-level cache while panels pass over them */
+    SUMS_LD = (GROUP_PANELS_MAX + 1) * PANEL_ROWS,     /* odd in cache lines, as the buffers' */
     CHUNK_BYTES = 128 * 1024,          /* weights that a thread takes at a time */
     CHUNKS_PER_THREAD_MAX = 16
 };
@@ -25,8 +27,8 @@ typedef struct thread_area {
     float *norm;                       /* (TILE_TOKENS_MAX, widest input) */
     uint8_t *act[MATRICES_MAX];        /* one packed tile each */
     outlier *outliers;                 /* (TILE_TOKENS_MAX, OUTLIERS) */
-    float *tile[2];                    /* (TILE_TOKENS_MAX, GROUP_PANELS_MAX * 16) */
-    uint8_t *wide[2];                  /* a group of unpacked panels */
+    float *sums;                       /* (max_rows, SUMS_LD): products of a group that have not yet a place in a buffer */
+    uint8_t *wide;                     /* a part of a group of panels, unpacked */
 } thread_area;
 
 /* Consecutive rows of one session whose heads attend together. */
@@ -74,7 +76,7 @@ void cpu_attention(exec *e, buffer out, buffer q, uint32_t layer);
 /* Cuts the batch into attention tiles; called by one thread before the first attention of a pass. */
 void cpu_attention_plan(exec *e);
 
-/* Panels of a group, and the bytes that its unpacked form takes (0 where the type is never unpacked). */
+/* Panels of a group, and the bytes that a part of it takes unpacked (0 where the type is never unpacked). */
 uint32_t group_panels(const matrix *w);
 size_t group_wide_bytes(const matrix *w);
 

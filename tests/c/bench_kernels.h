@@ -159,7 +159,8 @@ static void bench_streams(const kernel_table *table, const bench_gemm *b, const 
                 stream.parts[i].args.ldo = 4096;
                 stream.parts[i].args.n_tokens = n;
             }
-            table->pack[b->kernels->act]((uint8_t *)(uintptr_t)b->args.act, x, BENCH_SUPERS * SUPER_K, n,
+            outlier lists[TILE_TOKENS_MAX * OUTLIERS];
+            table->pack[b->kernels->act]((uint8_t *)(uintptr_t)b->args.act, lists, x, BENCH_SUPERS * SUPER_K, n,
                                          BENCH_SUPERS * SUPER_K);
             plain = stream;
             for (uint32_t i = 0; i < threads; i++) plain.parts[i].gemm = NULL;
@@ -189,11 +190,13 @@ static void bench_matrix(const kernel_table *table, uint32_t row, uint8_t *memor
         if ((n & (n - 1)) && n != k->nr) continue;
         b.args.n_tokens = n;
         b.tile_bytes = n * act_token_bytes(k->act, columns);
+        outlier lists[TILE_TOKENS_MAX * OUTLIERS];
         for (uint32_t tile = 0; tile < BENCH_TILES; tile++)
-            table->pack[k->act](act + tile * b.tile_bytes, x, columns, n, columns);
+            table->pack[k->act](act + tile * b.tile_bytes, lists, x, columns, n, columns);
         for (uint32_t wide = 0; wide < (k->unpack && n == k->nr ? 2 : 1); wide++) {
             b.gemm = wide ? k->gemm_wide : k->gemm;
             b.args.panel_bytes = wide ? (size_t)BENCH_SUPERS * k->wide_super_bytes : panel_bytes;
+            b.args.super_bytes = (uint32_t)(b.args.panel_bytes / BENCH_SUPERS);
             const bench_result r = bench_measure(bench_tiles_run, &b, peak ? bench_peak_run : NULL, &peak,
                                                  BENCH_ROUNDS);
             printf("  %-5s %2u tokens%-5s %8.1f Gop/s", bench_rows[row], n, wide ? " wide" : "",
@@ -276,7 +279,8 @@ enum { BENCH_CALLS = 32 };             /* of a run */
 
 static double bench_pack_run(void *context) {
     bench_vector *b = context;
-    for (uint32_t i = 0; i < BENCH_CALLS; i++) b->table->pack[b->kind](b->act, b->x, b->n, b->n_tokens, b->n);
+    outlier lists[TILE_TOKENS_MAX * OUTLIERS];
+    for (uint32_t i = 0; i < BENCH_CALLS; i++) b->table->pack[b->kind](b->act, lists, b->x, b->n, b->n_tokens, b->n);
     return (double)BENCH_CALLS * b->n * b->n_tokens;
 }
 static double bench_rmsnorm_run(void *context) {

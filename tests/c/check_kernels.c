@@ -117,8 +117,11 @@ static void check_pack(const kernel_table *table, const kernel_table *generic) {
         for (act_kind kind = 0; kind < ACT_COUNT; kind++) {
             const size_t bytes = act_token_bytes(kind, columns) * n;
             guarded mine = guarded_new(bytes), theirs = guarded_new(bytes);
-            table->pack[kind](mine.data, values, ldx, n, columns);
-            generic->pack[kind](theirs.data, values, ldx, n, columns);
+            outlier lists[2][TILE_TOKENS_MAX * OUTLIERS] = {{{0, 0}}};
+            table->pack[kind](mine.data, lists[0], values, ldx, n, columns);
+            generic->pack[kind](theirs.data, lists[1], values, ldx, n, columns);
+            check(!memcmp(lists[0], lists[1], sizeof lists[0]), table->isa, "pack's outliers (kind, n, columns)", kind, n, columns,
+                  (long)ldx);
             check(same_pack(mine.data, theirs.data, kind, n, columns) && guarded_whole(&mine), table->isa,
                   "pack (kind, n, columns)", kind, n, columns, (long)ldx);
             guarded_free(&mine);
@@ -144,7 +147,8 @@ typedef struct problem {
 static guarded pack_rows(const kernel_table *table, act_kind kind, const problem *p, uint32_t first,
                          uint32_t n) {
     guarded act = guarded_new(act_token_bytes(kind, p->n_super * SUPER_K) * n);
-    table->pack[kind](act.data, p->x[first], SUPERS_MAX * SUPER_K, n, p->n_super * SUPER_K);
+    outlier lists[TILE_TOKENS_MAX * OUTLIERS];      /* the products here are those of the tile alone */
+    table->pack[kind](act.data, lists, p->x[first], SUPERS_MAX * SUPER_K, n, p->n_super * SUPER_K);
     return act;
 }
 
@@ -158,7 +162,8 @@ static void check_alone(const kernel_table *table, uint32_t row, problem *p) {
             const uint8_t *w = p->panels.data + panel * p->panel_bytes;
             k->gemm(&(gemm_args){.out = (float *)(void *)out.data, .ldo = 16, .panels = w,
                                  .panel_bytes = p->panel_bytes, .n_panels = 1, .act = act.data, .n_tokens = 1,
-                                 .n_super = p->n_super, .group_size = p->group});
+                                 .n_super = p->n_super, .super_bytes = (uint32_t)super_bytes(p->type, p->group),
+                                 .group_size = p->group});
             memcpy(p->alone[t] + panel * PANEL_ROWS, out.data, PANEL_ROWS * 4);
             check(guarded_whole(&out), table->isa, "gemm writes before out (row, t, panel)", row, t, panel,
                   0);
@@ -182,7 +187,7 @@ static void check_alone(const kernel_table *table, uint32_t row, problem *p) {
 }
 
 /* n tokens and n_panels panels together: the same bits, whatever the alignment of out, with and without
- * accumulate. */
+ * accumulate, whole and cut along k. */
 static void check_together(const kernel_table *table, uint32_t row, const problem *p, uint32_t n,
                            uint32_t n_panels, bool wide) {
     const type_kernels *k = &table->types[row];
@@ -198,11 +203,30 @@ static void check_together(const kernel_table *table, uint32_t row, const proble
             if (accumulate) values[t * ldo + r] = rng_value();
             expected[t * ldo + r] = accumulate ? values[t * ldo + r] + p->alone[t][r] : p->alone[t][r];
         }
-    (wide ? k->gemm_wide : k->gemm)(&(gemm_args){
-        .out = values, .ldo = ldo, .panels = wide ? p->wide.data : p->panels.data,
-        .panel_bytes = wide ? (size_t)p->n_super * k->wide_super_bytes : p->panel_bytes, .n_panels = n_panels,
-            .act = act.data,
-        .n_tokens = n, .n_super = p->n_super, .group_size = p->group, .accumulate = accumulate});
+    const size_t bytes = wide ? k->wide_super_bytes : super_bytes(p->type, p->group);
+    const uint32_t cut = p->n_super > 1 && rng() & 1 ? 1 + rng_below(p->n_super - 1) : 0;
+    const size_t ld_start = n_panels * PANEL_ROWS + rng_below(3) * 7;
+    guarded start = guarded_new(n * ld_start * 4);
+    gemm_args args = {
+        .out = values, .ldo = ldo, .panels = wide ? p->wide.data : p->panels.data, .panel_bytes = p->n_super * bytes,
+        .n_panels = n_panels, .act = act.data, .n_tokens = n, .n_super = p->n_super, .super_bytes = (uint32_t)bytes,
+        .group_size = p->group, .accumulate = accumulate};
+    kernel_gemm *const gemm = wide ? k->gemm_wide : k->gemm;
+    if (cut) {
+        gemm_args first = args;
+        first.out = (float *)(void *)start.data;
+        first.ldo = ld_start;
+        first.n_super = cut;
+        first.accumulate = false;
+        gemm(&first);
+        args.start = first.out;
+        args.ld_start = ld_start;
+        args.panels += cut * bytes;
+        args.act += n * act_token_bytes(k->act, cut * SUPER_K);
+        args.n_super -= cut;
+    }
+    gemm(&args);
+    guarded_free(&start);
     check(memcmp(values, expected, ((n - 1) * ldo + n_panels * PANEL_ROWS) * 4) == 0 && guarded_whole(&out),
           table->isa, wide ? "gemm_wide the same bits (row, supers, n, panels)"
               : "gemm the same bits (row, supers, n, panels)", row, p->n_super,
@@ -212,28 +236,42 @@ static void check_together(const kernel_table *table, uint32_t row, const proble
     guarded_free(&out);
 }
 
-/* The row keeps all but its OUTLIERS largest values, ties going to the lowest column; nothing is lost. */
-static void check_outliers_taken(uint32_t n) {
+/* A row's OUTLIERS largest values, ties going to the lowest column; its codes are those of the row without them. */
+static void check_outliers_taken(const kernel_table *table, uint32_t n) {
     float x[300], rest[300];
     outlier list[OUTLIERS];
     const uint32_t style = rng_below(4);
     for (uint32_t i = 0; i < n; i++) x[i] = style == 0 ? 0.0f : style == 1 ? (rng() & 1 ? 2.0f : -2.0f) : rng_value();
-    outliers_take(list, rest, x, n);
+    guarded act = guarded_new(act_token_bytes(ACT_Q8, n));
+    table->pack[ACT_Q8](act.data, list, x, n, 1, n);
+    memcpy(rest, x, sizeof rest);
     float smallest_taken = INFINITY;
-    uint32_t n_taken = 0;
+    uint32_t n_taken = 0, n_larger = 0, n_nonzero = 0, n_before = 0;
     bool whole = true;
     for (uint32_t i = 0; i < OUTLIERS; i++) {
         whole = whole && (!i || list[i - 1].column <= list[i].column);
         if (list[i].value == 0) continue;
         n_taken++;
-        whole = whole && list[i].column < n && rest[list[i].column] == 0 && x[list[i].column] == list[i].value;
-        rest[list[i].column] = list[i].value;
+        whole = whole && list[i].column < n && x[list[i].column] == list[i].value && rest[list[i].column] != 0;
+        rest[list[i].column] = 0;
         smallest_taken = fminf(smallest_taken, fabsf(list[i].value));
     }
-    check(whole && !memcmp(rest, x, n * sizeof *x), "any", "outliers_take (n)", n, 0, 0, 0);
-    uint32_t n_larger = 0, n_nonzero = 0;
     for (uint32_t i = 0; i < n; i++) n_larger += fabsf(x[i]) > smallest_taken, n_nonzero += x[i] != 0;
-    check(n_larger < OUTLIERS && n_taken == (n_nonzero < OUTLIERS ? n_nonzero : OUTLIERS), "any", "outliers_take: largest (n)", n, 0, 0, 0);
+    if (style == 1)
+        for (uint32_t i = 0; i < OUTLIERS; i++) n_before += n_taken == OUTLIERS && list[i].column >= OUTLIERS;
+    check(whole && !n_before && n_larger < OUTLIERS && n_taken == (n_nonzero < OUTLIERS ? n_nonzero : OUTLIERS), table->isa,
+          "pack's outliers are the largest (n, style)", n, style, 0, 0);
+    bool same = true;
+    for (uint32_t b = 0; b < (n + 31) / 32; b++) {
+        const uint8_t *block = act.data + b * ACT_Q8_BLOCK_BYTES;
+        float max = 0;
+        for (uint32_t i = b * 32; i < n && i < b * 32 + 32; i++) max = fmaxf(max, fabsf(rest[i]));
+        for (uint32_t i = b * 32; i < n && i < b * 32 + 32; i++)
+            same = same && (int8_t)block[i - b * 32] == (max > 1e-30f ? (int)lrintf(rest[i] * (127.0f / max)) : 0);
+        same = same && float_at(block + 32, 0) == (max > 1e-30f ? max / 127.0f : 0.0f);
+    }
+    check(same, table->isa, "pack without its outliers (n, style)", n, style, 0, 0);
+    guarded_free(&act);
 }
 
 /* The products of a few columns, against sums in double; the same bits however many tokens and panels share the call. */
@@ -513,11 +551,11 @@ int main(int argc, char **argv) {
             continue;
         }
         check_pack(&table, &generic);
+        for (uint32_t n = 1; n <= 300; n++) check_outliers_taken(&table, n);
         check_matrices(&table);
         check_attention(&table, &generic);
         check_vectors(&table, &generic);
     }
-    for (uint32_t n = 1; n <= 300; n++) check_outliers_taken(n);
     printf("%d passed, %d failed\n", n_passed, n_failed);
     return n_failed != 0;
 }
