@@ -107,14 +107,15 @@ QUANT_FN void quant_prepare(quant_start *start, const uint8_t *act, uint32_t n_b
     }
 }
 
-/* Asks for the lines that come QUANT_AHEAD bytes later, which the processor's own prefetcher, stopping at
+/* Asks for the lines that come `ahead` bytes later, which the processor's own prefetcher, stopping at
  * each page, brings too late. Not in unpacked panels, which are in the cache. */
-enum { QUANT_AHEAD = 4096 };
-QUANT_FN void quant_prefetch(const uint8_t *super, size_t panel_bytes, int np, quant_form form, int step) {
+enum { QUANT_AHEAD = 3072 };
+QUANT_FN void quant_prefetch(const uint8_t *super, size_t ahead_bytes, size_t panel_bytes, int np, quant_form form,
+                             int step) {
     const int n_lines = form == QUANT_4_0 ? 9 : form == QUANT_4_1 ? 10 : 17;
     if (quant_is_wide(form)) return;
     AK42_UNROLL for (int p = 0; p < np; p++) {
-        const char *ahead = (const char *)super + (size_t)p * panel_bytes + QUANT_AHEAD;
+        const char *ahead = (const char *)super + (size_t)p * panel_bytes + ahead_bytes;
         if (step < n_lines) _mm_prefetch(ahead + step * 64, _MM_HINT_T0);
         if (step + 16 < n_lines) _mm_prefetch(ahead + (step + 16) * 64, _MM_HINT_T0);
     }
@@ -122,7 +123,7 @@ QUANT_FN void quant_prefetch(const uint8_t *super, size_t panel_bytes, int np, q
 
 /* One activation block of m tokens against np panels; i is the block's index in the piece. */
 QUANT_FN void quant_block(__m512 sum[16], const quant_start *start, uint32_t i, const uint8_t *super,
-                          size_t panel_bytes, const uint8_t *act, quant_tokens tokens, int np, int m,
+                          size_t ahead, size_t panel_bytes, const uint8_t *act, quant_tokens tokens, int np, int m,
                           quant_form form, uint32_t group, int block) {
     const uint8_t *q = act + (size_t)tokens.first * ACT_BLOCK;
     const uint8_t *d = act + (size_t)tokens.n * ACT_BLOCK + (size_t)tokens.first * 4;
@@ -133,7 +134,7 @@ QUANT_FN void quant_block(__m512 sum[16], const quant_start *start, uint32_t i, 
 
     QUANT_UNROLL for (int g = 0; g < 8; g++) {
         __m512i w[2];
-        quant_prefetch(super, panel_bytes, np, form, block * 8 + g);
+        quant_prefetch(super, ahead, panel_bytes, np, form, block * 8 + g);
         AK42_UNROLL for (int p = 0; p < np; p++)
             w[p] = quant_load(form, group, super + (size_t)p * panel_bytes, block, g);
         AK42_UNROLL for (int t = 0; t < m; t++) {
@@ -165,6 +166,7 @@ QUANT_FN void quant_tile(const gemm_args *args, uint32_t panel, quant_tokens tok
     const size_t super_bytes = quant_super_bytes(form, group);
     const size_t block_bytes = (size_t)tokens.n * ACT_Q8_BLOCK_BYTES;
     const uint8_t *super = args->panels + panel * args->panel_bytes, *act = args->act;
+    const uint8_t *end = super + args->n_super * super_bytes;
     __m512 sum[16];
     AK42_UNROLL for (int p = 0; p < np; p++)
         AK42_UNROLL for (int t = 0; t < m; t++)
@@ -174,8 +176,10 @@ QUANT_FN void quant_tile(const gemm_args *args, uint32_t panel, quant_tokens tok
         quant_start start;
         quant_prepare(&start, act, piece * 2, tokens, m, form);
         for (uint32_t i = 0; i < piece * 2; i += 2, super += super_bytes, act += 2 * block_bytes) {
-            quant_block(sum, &start, i, super, args->panel_bytes, act, tokens, np, m, form, group, 0);
-            quant_block(sum, &start, i + 1, super, args->panel_bytes, act + block_bytes, tokens, np, m, form,
+            /* beyond the end of these panels come the next np */
+            const size_t ahead = QUANT_AHEAD + (super + QUANT_AHEAD < end ? 0 : (size_t)(np - 1) * args->panel_bytes);
+            quant_block(sum, &start, i, super, ahead, args->panel_bytes, act, tokens, np, m, form, group, 0);
+            quant_block(sum, &start, i + 1, super, ahead, args->panel_bytes, act + block_bytes, tokens, np, m, form,
                         group, 1);
         }
         left -= piece;
