@@ -104,7 +104,12 @@ FLOAT_GEMM(gemm_f32, FORM_F32)
 FLOAT_GEMM(gemm_f16, FORM_F16)
 FLOAT_GEMM(gemm_bf16, FORM_BF16)
 
-/* F16 and BF16 panels widen to F32 panels. */
+/* F16 and BF16 panels widen to F32 panels. F32 panels are copied: side by side they do not fall on the same sets of the cache, as
+ * panels do that are a power of two apart. */
+AVX512 static void unpack_f32(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {
+    (void)group_size;
+    memcpy(dst, panel, (size_t)n_super * SUPER_K * PANEL_ROWS * 4);
+}
 AVX512 static void unpack_f16(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {
     (void)group_size;
     for (size_t line = 0; line < (size_t)n_super * (SUPER_K / 2); line++) {
@@ -229,7 +234,9 @@ void kernels_fill_avx512(kernel_table *table) {
     table->outliers[KERNEL_Q4_1] = outliers_q4_1;
     const uint32_t f32_super_bytes = SUPER_K * PANEL_ROWS * 4;
     table->kv_default = AK42_KV_TYPE_F16;
-    table->types[KERNEL_F32] = (type_kernels){.act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32};
+    table->types[KERNEL_F32] = (type_kernels){
+        .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32, .unpack = unpack_f32, .gemm_wide = gemm_f32,
+        .wide_super_bytes = f32_super_bytes, .wide_from = 48};
     table->types[KERNEL_F16] = (type_kernels){
         .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f16, .unpack = unpack_f16, .gemm_wide = gemm_f32,
         .wide_super_bytes = f32_super_bytes, .wide_from = 32};
