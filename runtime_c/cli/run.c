@@ -1,5 +1,9 @@
 /* run.c: the native program: a drop-in for llama2.c's `run` that takes every format the library reads. The library's first user: it
- * knows nothing that ak42.h does not say. The only C file with main, exit, stdout and getenv. stdout carries the text alone. */
+ * knows nothing that ak42.h does not say. The only C file with main, exit, stdout and getenv. stdout carries the text alone.
+ *
+ * A file that llama2.c's own programs read (v0 to v2 with a tokenizer.bin beside it) is run by their rules to the byte: BOS alone
+ * ends a text, every piece of the prompt is printed as the vocabulary spells it, and so are control tokens; a byte token is printed
+ * where it is ASCII that prints or white space. Any other file ends at its own end tokens and prints what its text is. */
 #include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
@@ -14,6 +18,9 @@
 
 /* Exit codes, as the pyllama command has them. */
 enum { EXIT_INPUT = 1, EXIT_USAGE = 2, EXIT_REFUSED = 3, EXIT_SYSTEM = 74, EXIT_INTERRUPTED = 130, EXIT_TERMINATED = 143 };
+
+/* The context where nobody says; and llama2.c's ids: 1 begins a text and so ends the one before, byte b is 3 + b. */
+enum { CONTEXT_DEFAULT = 4096, LLAMA2C_BOS = 1, LLAMA2C_EOS = 2, LLAMA2C_BYTES = 3 };
 
 /* ---- options ---- */
 
@@ -37,7 +44,7 @@ static const char usage_text[] =
     "  -m, --mode MODE            generate or chat                                                 [generate]\n"
     "  -y, --system TEXT          system prompt of a chat\n"
     "  -z, --tokenizer FILE       tokenizer.bin for files that carry no vocabulary                 [tokenizer.bin]\n"
-    "      --n-ctx N              context                                                          [at most 4096]\n"
+    "      --n-ctx N              context                                                          [4096, or as -n asks]\n"
     "      --n-threads N          threads                                                          [cores]\n"
     "      --isa NAME             kernels: auto, generic, avx2, ...                                [auto]\n"
     "      --kv-type TYPE         cache: f32, f16, bf16, int8                                      [by weights]\n"
@@ -196,6 +203,7 @@ typedef struct program {
     const ak42_tokenizer *tokenizer;
     ak42_session *session;
     int32_t bos_id;                        /* the tokenizer's, else the model's; -1: none */
+    bool as_llama2c;                       /* one of llama2.c's files: its rules, to the byte */
     uint64_t rng;
     size_t n_positions;                    /* that may be used in all */
     size_t n_generated;
@@ -206,6 +214,23 @@ static double now(void) {
     struct timespec t;
     timespec_get(&t, TIME_UTC);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* v0, v1 or v2 with a vocabulary of its own beside it. */
+static bool is_llama2c(const program *p) {
+    static const char *const formats[] = {"ak42 v0", "ak42 v1", "ak42 v2"};
+    for (size_t i = 0; p->own_tokenizer && i < sizeof formats / sizeof *formats; i++)
+        if (!strcmp(p->info.format, formats[i])) return true;
+    return false;
+}
+
+/* Positions of the session: --n-ctx, else what -n asks for and at least 4096, within what the model can. */
+static int32_t context_of(const program *p) {
+    const int32_t most = p->as_llama2c ? p->info.seq_len : p->info.trained_ctx;
+    if (p->o.n_ctx) return p->o.n_ctx;
+    if (p->as_llama2c && !p->o.n_steps) return most;
+    const int32_t wanted = p->o.n_steps > CONTEXT_DEFAULT ? p->o.n_steps : CONTEXT_DEFAULT;
+    return wanted < most ? wanted : most;
 }
 
 static ak42_kv_type kv_type_of(const char *name) {
@@ -244,12 +269,12 @@ static void open_model(program *p) {
     size_t n;
     if (ak42_encode(p->tokenizer, "", 0, AK42_ENCODE_BOS, &p->bos_id, 1, &n, NULL) || n != 1) p->bos_id = p->info.bos_id;
 
+    p->as_llama2c = is_llama2c(p);
     ak42_session_opts session_opts;
     ak42_session_opts_init(&session_opts);
-    session_opts.n_ctx = p->o.n_ctx;
+    session_opts.n_ctx = context_of(p);
     check(ak42_session_new(&p->session, p->model, &session_opts, &err), &err);
-    const int32_t n_ctx = p->o.n_ctx ? p->o.n_ctx : p->info.trained_ctx < 4096 ? p->info.trained_ctx : 4096;
-    p->n_positions = (size_t)(p->o.n_steps && p->o.n_steps < n_ctx ? p->o.n_steps : n_ctx);
+    p->n_positions = (size_t)(p->o.n_steps && p->o.n_steps < session_opts.n_ctx ? p->o.n_steps : session_opts.n_ctx);
     p->rng = p->o.seed;
 }
 
@@ -273,20 +298,31 @@ static void append_text(const program *p, ids *out, const char *text, size_t siz
 }
 
 static bool is_end(const program *p, int32_t token) {
+    if (p->as_llama2c) return token == LLAMA2C_BOS;
     for (int32_t i = 0; i < p->info.n_eos; i++)
         if (token == p->info.eos_ids[i]) return true;
     return token == p->bos_id;
 }
 
-/* Bytes of a token to stdout, at once. A lone byte that is a control character is left out, as llama2.c does. */
-static void print_token(const program *p, int32_t token, uint32_t flags) {
+/* Whether llama2.c prints a piece of one byte: it leaves out what is neither ASCII that prints nor white space. */
+static bool prints_alone(unsigned char byte) { return (byte >= ' ' && byte < 127) || (byte >= '\t' && byte <= '\r'); }
+
+/* Bytes of a token to stdout, at once; first: BOS or nothing stands before it, and its leading space is dropped. A lone byte that
+ * is a control character is left out. */
+static void print_token(const program *p, int32_t token, bool first) {
+    const bool is_byte = token >= LLAMA2C_BYTES && token < LLAMA2C_BYTES + 256;
+    const uint32_t skip = p->as_llama2c ? 0 : AK42_DECODE_SKIP_SPECIAL;
+    const uint32_t follows = first && !(p->as_llama2c && is_byte) ? 0 : AK42_DECODE_CONTINUE;
     char text[4096];
     size_t size;
     ak42_error err;
-    check(ak42_decode(p->tokenizer, &token, 1, AK42_DECODE_SKIP_SPECIAL | flags, text, sizeof text, &size, &err), &err);
-    const unsigned char first = size == 1 ? (unsigned char)text[0] : 'x';
-    if ((first < 32 && first != '\n' && first != '\t' && first != '\r') || first == 127) return;
+    check(ak42_decode(p->tokenizer, &token, 1, skip | follows, text, sizeof text, &size, &err), &err);
+    const unsigned char only = size == 1 ? (unsigned char)text[0] : 'x';
+    if (!prints_alone(only) && (p->as_llama2c || only < 128)) return;
+    const char *frame = p->as_llama2c && token == LLAMA2C_EOS ? "\n" : "";     /* as tokenizer.bin spells it */
+    fputs(frame, stdout);
     fwrite(text, 1, size, stdout);
+    fputs(frame, stdout);
     fflush(stdout);
 }
 
@@ -302,13 +338,13 @@ static void generate(program *p, const ids *prompt) {
     ak42_error err;
     check(ak42_session_eval(p->session, prompt->data, prompt->n, NULL, 0, &err), &err);
     const double start = now();
-    bool first = prompt->n == 1 && prompt->data[0] == p->bos_id;
+    bool first = prompt->n == 1 && prompt->data[0] == p->bos_id;       /* of the text */
     for (;;) {
         int32_t token;
         check(ak42_session_sample(p->session, &sampler, &p->rng, &token, &err), &err);
         p->n_generated++;
         if (is_end(p, token)) break;
-        print_token(p, token, first ? 0 : AK42_DECODE_CONTINUE);
+        print_token(p, token, first);
         first = false;
         if (ak42_session_position(p->session) >= p->n_positions) break;
         check(ak42_session_eval(p->session, &token, 1, NULL, 0, &err), &err);
@@ -324,6 +360,14 @@ static void print_stats(const program *p) {
 
 /* ---- modes ---- */
 
+/* The prompt as it was given; llama2.c's files: piece by piece, BOS apart, as far as there are positions. */
+static void print_prompt(const program *p, const ids *prompt, const char *text) {
+    if (!p->as_llama2c) fputs(text, stdout);
+    else
+        for (size_t i = 1; i < prompt->n && i <= p->n_positions; i++) print_token(p, prompt->data[i], i == 1);
+    fflush(stdout);
+}
+
 static void run_generate(program *p) {
     ids prompt = {NULL, 0};
     const char *text = p->o.prompt ? p->o.prompt : "";
@@ -333,8 +377,7 @@ static void run_generate(program *p) {
         fprintf(stderr, "run: %s: nothing to evaluate: no prompt, and the tokenizer has no BOS; give a prompt with -i\n", p->o.checkpoint);
         exit(EXIT_INPUT);
     }
-    fputs(text, stdout);
-    fflush(stdout);
+    print_prompt(p, &prompt, text);
     if (prompt.n <= p->n_positions) generate(p, &prompt);
     putchar('\n');
     free(prompt.data);
