@@ -9,12 +9,15 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import termios
 import time
+import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 import models
@@ -485,7 +488,8 @@ def readme_folder(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 def run_readme_command(command: str, folder: Path) -> subprocess.CompletedProcess:
     """Runs one command as it is written. make and pip work on the project's own folder: what would start these very tests or
-    change this very environment is only planned (-n, --dry-run)."""
+    change this very environment is only planned here (-n, --dry-run) and run by the slow tests below, in a clone. `make bench` is
+    planned everywhere: it builds the peer and measures for an hour."""
     where = folder
     if command.startswith("make"):
         where, command = ROOT, command.replace("make", "make -n", 1) if command.startswith(("make test", "make bench")) else command
@@ -521,3 +525,60 @@ def test_commands_that_the_readme_names_in_passing() -> None:
         assert name in COMMANDS
     for path in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (ROOT / path).exists(), path
+
+
+# ---- README, in a fresh clone ----
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What a clone of this working tree would hold: every file that git does not ignore, nothing that was made."""
+    listed = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no git checkout here, so nothing to clone")
+    folder = tmp_path_factory.mktemp("clone") / "ak42"
+    for name in filter(None, listed.stdout.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if (ROOT / name).exists():
+            shutil.copy2(ROOT / name, folder / name)
+    yield folder
+    shutil.rmtree(folder.parent, ignore_errors=True)
+
+
+def run_as_written(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """A README command in a shell of its own, with nothing of the running environment but the machine's."""
+    assert command in [line for block in code_blocks("sh") for line in block.splitlines()], command
+    inherited = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV", "MAKEFLAGS", "PYTEST_ADDOPTS")}
+    return subprocess.run(
+        command, shell=True, cwd=folder, env={**inherited, **environment}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=3000
+    )
+
+
+@pytest.mark.slow
+def test_make_test_runs_in_a_fresh_clone(clone: Path) -> None:
+    """Makes the environment, installs the test extra, builds everything and runs pytest: on one file, lest these tests start
+    themselves. PIP_ARGS goes on to pip where it is set (README: PyPI's torch is the CUDA build)."""
+    done = run_as_written("make test", clone, PYTEST_ARGS="tests/test_config.py")
+    assert done.returncode == 0, (done.stdout[-2000:], done.stderr[-2000:])
+    assert re.search(r"\b\d{2,} passed", done.stdout), done.stdout[-500:]
+    for name in (".venv/bin/pyllama", "build/run", "build/libak42.a", "build/libak42.so", "build/check_kernels"):
+        assert (clone / name).exists(), name
+
+
+@pytest.mark.slow
+def test_pip_install_works_in_a_clean_environment(clone: Path, tmp_path: Path) -> None:
+    """Installed from the folder, used away from it."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    programs = tmp_path / "venv" / "bin"
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    done = run_as_written("pip install .", clone, PATH=path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    away = tmp_path / "elsewhere"
+    away.mkdir()
+    code = "import pyllama, converter; print(pyllama.__version__); print(pyllama.__file__); print(converter.__file__)"
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    used = subprocess.run([programs / "python", "-c", code], cwd=away, env=inherited, capture_output=True, text=True)
+    assert used.returncode == 0, used.stderr
+    version, *files = used.stdout.splitlines()
+    assert version == pyllama.__version__ and all(Path(file).is_relative_to(tmp_path / "venv") for file in files)
+    shown = subprocess.run([programs / "pyllama", "doctor", "--json"], cwd=away, env=inherited, capture_output=True, text=True)
+    assert shown.returncode == 0 and json.loads(shown.stdout)["problems"] == [], shown
