@@ -37,23 +37,26 @@ def test_a_sequence_in_a_batch_is_the_sequence_alone(folder, tmp_path, type_name
 
 @pytest.mark.parametrize("type_name", ["f32", "f16", "bf16", "int8", "q8_0", "q4_0", "q4_1"])
 def test_the_cache_that_a_batch_leaves_has_the_bits_of_one_alone(folder, tmp_path, type_name):
-    """Three sessions in one pass, prompts of different lengths, then a token each, on every ISA: what follows has the same logits."""
+    """Three sessions in one pass, prompts of different lengths, then a token each, on every ISA and 1, 2, 3 and 8 threads: what
+    follows has the same logits as a sequence alone on one thread."""
     out = tmp_path / "model.bin"
     converter.convert(folder, out, type=type_name, format="ak42-v3")
     prompts = PROMPTS[:3]
     for isa in usable_isas(out):
-        with pyllama.Model(out, isa=isa) as model:
-            alone = []
+        alone = []
+        with pyllama.Model(out, isa=isa, n_threads=1) as model:
             for prompt in prompts:
                 with model.session() as session:
                     session.eval(prompt)
                     session.eval([4])
                     alone.append(session.eval([6]))
-            sessions = [model.session() for _ in prompts]
-            advance_together(sessions, prompts)
-            advance_together(sessions, [[4]] * len(prompts))
-            for session, expected in zip(sessions, alone, strict=True):
-                assert np.array_equal(session.eval([6]), expected), isa
+        for n_threads in (1, 2, 3, 8):
+            with pyllama.Model(out, isa=isa, n_threads=n_threads) as model:
+                sessions = [model.session() for _ in prompts]
+                advance_together(sessions, prompts)
+                advance_together(sessions, [[4]] * len(prompts))
+                for session, expected in zip(sessions, alone, strict=True):
+                    assert np.array_equal(session.eval([6]), expected), (isa, n_threads)
 
 
 def test_one_bad_prompt_leaves_the_others_as_they_were(folder, tmp_path):

@@ -208,7 +208,7 @@ def test_bits_do_not_depend_on_chunks_or_threads(case: Callable[[str], Case], ty
         whole = evaluate(path, made.ids, n_threads=1, isa=isa)
         for chunks in (1, 2, 7, 16, 32, 96):
             assert np.array_equal(evaluate(path, made.ids, chunks, n_threads=1, isa=isa), whole), (isa, chunks)
-        for n_threads in (2, 3):
+        for n_threads in (2, 3, 8):
             for chunks in (None, 1, 13):
                 assert np.array_equal(evaluate(path, made.ids, chunks, n_threads=n_threads, isa=isa), whole), (
                     isa, n_threads, chunks)
@@ -218,7 +218,7 @@ def test_bits_do_not_depend_on_chunks_or_threads(case: Callable[[str], Case], ty
 def test_bits_do_not_depend_on_chunks_or_threads_in_odd_shapes(case: Callable[[str], Case], name: str) -> None:
     made = case(name)
     whole = evaluate(made.file(), made.ids, n_threads=1)
-    for chunks, n_threads in ((1, 1), (5, 1), (64, 1), (None, 2), (None, 3), (1, 2), (31, 3)):
+    for chunks, n_threads in ((1, 1), (5, 1), (64, 1), (None, 2), (None, 3), (None, 8), (1, 2), (31, 3), (3, 8)):
         assert np.array_equal(evaluate(made.file(), made.ids, chunks, n_threads=n_threads), whole), (chunks, n_threads)
 
 
@@ -227,7 +227,7 @@ def test_bits_do_not_depend_on_chunks_or_threads_for_any_cache(case: Callable[[s
     made = case("gqa")
     for isa in usable_isas(made.file()):
         whole = evaluate(made.file(), made.ids, n_threads=1, kv_type=kv_type, isa=isa)
-        for chunks, n_threads in ((1, 1), (7, 2), (None, 3)):
+        for chunks, n_threads in ((1, 1), (7, 2), (None, 3), (None, 8), (2, 8)):
             again = evaluate(made.file(), made.ids, chunks, n_threads=n_threads, kv_type=kv_type, isa=isa)
             assert np.array_equal(again, whole), (isa, chunks, n_threads)
 
@@ -237,7 +237,7 @@ def test_bits_in_a_context_of_many_chunks(case: Callable[[str], Case]) -> None:
     made = case("gqa")
     ids = models.random_ids(7, 1100, made.spec.vocab_size)
     whole = evaluate(made.file(), ids, n_threads=1)
-    for chunks, n_threads in ((1, 2), (255, 1), (512, 2), (513, 3)):
+    for chunks, n_threads in ((1, 2), (255, 1), (512, 2), (513, 3), (600, 8)):
         assert np.array_equal(evaluate(made.file(), ids, chunks, n_threads=n_threads), whole), (chunks, n_threads)
     reference = models.transformers_model(made.folder)
     assert_close(whole, models.transformers_logits(reference, ids))
