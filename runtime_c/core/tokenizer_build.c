@@ -20,10 +20,17 @@ static uint64_t mix(uint64_t h) {
     return h ^ h >> 29;
 }
 
+/* The last bytes are read again, with those before them, where the size is no multiple of the word. */
 static uint64_t hash_bytes(const uint8_t *bytes, uint32_t size) {
     uint64_t h = size * 0xD6E8FEB86659FD93u, word = 0;
-    for (; size >= 8; size -= 8, bytes += 8) h = mix(h + load_u64(bytes));
-    for (uint32_t i = 0; i < size; i++) word |= (uint64_t)bytes[i] << 8 * i;
+    if (size >= 8) {
+        for (uint32_t at = 0; at + 8 < size; at += 8) h = mix(h + load_u64(bytes + at));
+        word = load_u64(bytes + size - 8);
+    } else if (size >= 4) {
+        word = load_u32(bytes) | (uint64_t)load_u32(bytes + size - 4) << 32;
+    } else if (size) {
+        word = bytes[0] | (uint64_t)bytes[size / 2] << 8 | (uint64_t)bytes[size - 1] << 16;
+    }
     return mix(mix(h + word));
 }
 
