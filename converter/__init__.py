@@ -56,7 +56,8 @@ class Report:
 def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str = "auto", layout: str = "panel16",
             strict: bool = False, force: bool = False, tokenizer: str | Path | None = None, progress: Progress | None = None,
             encoder: Encoder | None = None) -> Report:
-    """Converts `src` (a Hugging Face folder, a GGUF or an ak42 file) to `out`, whose name says the format unless `format` does.
+    """Converts `src` (a folder of Hugging Face's or Meta's, a GGUF, torch or ak42 file: docs/sources.md) to `out`, whose name says
+    the format unless `format` does.
 
     `type` is that of every matrix, "keep" the source's own. `progress(done, total, tensor)` is called while writing, and
     `encoder(type, f32 array, group_size)` may encode faster than numpy. Raises ConvertError, whose `code` is the exit code a

@@ -1,4 +1,4 @@
-"""What a file is, from its headers alone: a GGUF (one without tensors too), an ak42 file, a .safetensors file, a folder.
+"""What a file is, from its headers alone: a GGUF (one without tensors too), an ak42, .safetensors or torch file, a folder.
 
 Describes any container, whatever model is in it; where it is one that is supported, also its config, its number of parameters and
 the memory that it takes. Reads no weights. Strings come out as Unicode text without lone surrogates, so that they are valid JSON;
@@ -24,7 +24,9 @@ from .sources.ak42_header import PANEL16, Ak42File, is_ak42, read_ak42, read_v0
 from .sources.gguf_file import GgufFile, read_gguf
 from .sources.hf_folder import HfFolder
 from .sources.input_file import InputFile
+from .sources.meta import MetaSource, is_meta_folder
 from .sources.safetensors_file import SafetensorsEntry, SafetensorsHeader, read_header
+from .sources.torch_file import is_torch, read_torch
 
 DEFAULT_CONTEXT = 4096             # or what the model was trained for, where that is less: the runtime's default
 SAFETENSORS_TYPES = {"F32": TYPES["f32"], "F16": TYPES["f16"], "BF16": TYPES["bf16"]}
@@ -38,11 +40,13 @@ def inspect(path: str | Path, *, context: int | None = None) -> dict[str, Any]:
     """
     path = Path(path)
     if path.is_dir():
-        return _clean(_folder(path, context))
+        return _clean(_meta(path, context) if is_meta_folder(path) else _folder(path, context))
     with InputFile(path) as file:
         head = file.read(0, min(8, file.size))
         if head.startswith(b"GGUF"):
             return _clean(_gguf(read_gguf(file, unknown_types=True), file.name, context))
+        if is_torch(file.read(0, min(64, file.size))):
+            return _clean(_torch(file))
         if not is_ak42(head) and (path.suffix == ".safetensors" or _may_be_safetensors(file)):
             return _clean(_safetensors(read_header(file)))
         return _clean(_ak42(read_ak42(file) if is_ak42(head) else read_v0(file), context))
@@ -123,6 +127,32 @@ def _folder(path: Path, context: int | None) -> dict[str, Any]:
                for name, entry in entries.items() if name in shapes)
     types = {entry.dtype.lower() for name, entry in entries.items() if name in shapes and len(entry.shape) > 1}
     return described | _model(config, shapes, size, types, context)
+
+
+def _torch(file: InputFile) -> dict[str, Any]:
+    """Tensors of the first two levels; what else was saved is metadata, but for an optimiser's state."""
+    saved = read_torch(file)
+    saved = saved if isinstance(saved, dict) else {"": saved}
+    flat = {f"{key}.{inner}" if isinstance(value, dict) else str(key): leaf
+            for key, value in saved.items() if key != "optimizer"
+            for inner, leaf in (value.items() if isinstance(value, dict) else [("", value)])}
+    return {"format": "torch", "version": None,
+            "metadata": {key: value for key, value in flat.items() if isinstance(value, (str, int, float))},
+            "tensors": [_safetensors_line(key, value) for key, value in flat.items() if isinstance(value, SafetensorsEntry)]}
+
+
+def _meta(path: Path, context: int | None) -> dict[str, Any]:
+    """Meta's folder: every shard's own tensors, and the model that they are together."""
+    source = MetaSource(path)
+    try:
+        lines = [_safetensors_line(label, entry) | {"file": file.name} for file, label, entry in source.slices()]
+        shapes = {name: source.tensor(name)[1] for name in source.names()}
+        types = {source.tensor(name)[0].name for name, shape in shapes.items() if len(shape) > 1}
+        size = sum(_in_memory(source.tensor(name)[0].name, shape) for name, shape in shapes.items())
+        return {"format": "meta", "version": None, "metadata": dict(source.params), "files": [file.name for file in source.files],
+                "tensors": lines, **_model(source.config, shapes, size, types, context)}
+    finally:
+        source.close()
 
 
 def _safetensors_line(name: str, entry: SafetensorsEntry) -> dict[str, Any]:

@@ -117,8 +117,8 @@ def convert(
 ) -> None:
     """Write a model in another format or type.
 
-    SRC is a Hugging Face folder, a GGUF file or an ak42 file (llama2.c's too). OUT's name decides the format: .bin is ak42, .gguf
-    is GGUF, a folder or a name without suffix is a Hugging Face folder.
+    SRC is a folder of Hugging Face's or Meta's, a GGUF file, a llama2.c checkpoint (ckpt.pt) or an ak42 file. OUT's name decides
+    the format: .bin is ak42, .gguf is GGUF, a folder or a name without suffix is a Hugging Face folder.
 
     \b
     Examples:

@@ -13,7 +13,7 @@ from . import __version__, _native
 
 # What they are for is said where one is missing.
 OPTIONAL = {
-    "torch": "reading pickled checkpoints, and tests",
+    "torch": "tests",
     "transformers": "tests",
     "tokenizers": "tests",
     "gguf": "tests",

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,11 +17,17 @@ from ..quant import WeightType
 from .ak42 import Ak42Source
 from .gguf import GgufSource
 from .hf import HfSource
-from .hf_folder import INDEX
-from .input_file import InputFile, looks_like
+from .hf_folder import INDEXES
+from .input_file import InputFile
+from .meta import MetaSource, is_meta_folder
+from .torch_file import is_torch
 
 if TYPE_CHECKING:
     from ..tokenizer import Vocab
+
+
+# Files of a folder that say nothing without the others.
+PARTS = re.compile(r".*\.safetensors|consolidated\..*\.pth|pytorch_model.*\.bin|config\.json|params\.json")
 
 
 class Source(Protocol):
@@ -28,7 +35,7 @@ class Source(Protocol):
 
     name: str                                  # the path's last part, escaped for messages
     path: Path
-    format: str                                # "hf", "gguf", "ak42 v0", ...
+    format: str                                # "hf", "meta", "llama2.c", "gguf", "ak42 v0", ...
     config: ModelConfig
     rope_layout: str                           # "interleaved" or "half_split"
     foreign_rope_freqs: bool                   # its rope_freqs.weight follows from no config
@@ -54,21 +61,21 @@ class Source(Protocol):
 
 
 def open_source(path: str | Path, tokenizer: str | Path | None = None) -> Source:
-    """Opens a Hugging Face folder, a GGUF file or an ak42 file. `tokenizer`: a file to take the vocabulary from instead."""
+    """Opens a folder of Hugging Face's or Meta's, a GGUF file, a llama2.c checkpoint or an ak42 file. `tokenizer`: a file to take
+    the vocabulary from instead."""
     path = Path(path)
     given = None if tokenizer is None else Path(tokenizer)
     if given is not None and not given.exists():
         raise UsageError(f"{escape(given.name, 0)}: no such file")
     if path.is_dir():
-        return HfSource(path, given)
+        return MetaSource(path, given) if is_meta_folder(path) else HfSource(path, given)
     with InputFile(path) as file:
         head = file.read(0, min(64, file.size))
-        size = file.size
     if head.startswith(b"GGUF"):
         return GgufSource(path, given)
     shown = escape(path.name, 0)
-    if path.name.endswith(".safetensors") or path.name in (INDEX, "config.json"):
+    if PARTS.fullmatch(path.name) or path.name in INDEXES:
         raise FormatError(f"{shown}: expected a checkpoint, found a part of one; give the folder that it is in")
-    if path.name.endswith((".pt", ".pth")) and looks_like(head, size) is None:
-        raise FormatError(f"{shown}: expected an ak42 or GGUF file, found a pickled torch checkpoint; save it as safetensors")
+    if is_torch(head):
+        return MetaSource(path, given)
     return Ak42Source(path, given)

@@ -1,17 +1,20 @@
 """What every source shares: the check of its tensors against its config, and the reading of rows.
 
-Knows no format: a source hands over what it found under GGUF's names. Called by hf.py, gguf.py and ak42.py.
+Knows no format: a source hands over what it found under GGUF's names. Called by the sources.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from ..arch import ARCHITECTURES
 from ..config import ModelConfig
 from ..errors import FormatError, escape
 from .safetensors_file import shape_text
 
+COMPARED = 1 << 22                 # bytes of two tensors compared at a time
 SHOWN = 3                          # names that a message lists of each kind
 
 
@@ -41,6 +44,15 @@ def check_shapes(name: str, expected: Mapping[str, tuple[int, ...]], found: Mapp
         parts.append(f"{_count(wrong, 'shape')} not as the config says: {', '.join(wrong[:SHOWN])}{more}")
     if parts:
         raise FormatError(f"{name}: {'; '.join(parts)}")
+
+
+def same_rows(one: Callable[[int, int], np.ndarray], other: Callable[[int, int], np.ndarray], shape: tuple[int, ...],
+              nbytes: int) -> bool:
+    """Whether two tensors of one shape and type have the same bytes; reads both piece by piece."""
+    n_rows = shape[0] if len(shape) == 2 else 1
+    step = max(COMPARED // max(nbytes // max(n_rows, 1), 1), 1)
+    return all(np.array_equal(one(begin, min(begin + step, n_rows)), other(begin, min(begin + step, n_rows)))
+               for begin in range(0, n_rows, step))
 
 
 def _count(items: list[str], noun: str) -> str:

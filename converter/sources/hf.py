@@ -1,4 +1,4 @@
-"""A Hugging Face folder: config.json, safetensors in one file or in shards, tokenizer and templates.
+"""A Hugging Face folder: config.json, safetensors or torch's own files, whole or in shards, tokenizer and templates.
 
 Nothing of the folder is ever executed, no file name from inside it leaves it. Tensors are presented under GGUF's names with rows
 in Hugging Face's rope order. The tokenizer's files are vocabulary.py's business. Called by open_source.
@@ -19,7 +19,7 @@ from ..config import ModelConfig, config_from_hf
 from ..errors import FormatError, UnsupportedError, escape
 from ..quant import TYPES, WeightType
 from . import vocabulary
-from .checkpoint import check_shapes, expected_shapes
+from .checkpoint import check_shapes, expected_shapes, same_rows
 from .hf_folder import HfFolder
 from .safetensors_file import SafetensorsEntry
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"F32": TYPES["f32"], "F16": TYPES["f16"], "BF16": TYPES["bf16"]}
 PREFIXES = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")      # what wrappers put in front of, or into, a key
-COMPARED = 1 << 22                 # bytes of a head and an embedding compared at a time
 
 
 class HfSource:
@@ -87,10 +86,7 @@ class HfSource:
 
     def read(self, name: str, begin: int, end: int) -> np.ndarray:
         original, entry = self._entries[name]
-        rows = entry.shape[0] if len(entry.shape) == 2 else 1
-        row_bytes = entry.nbytes // rows
-        data = self._where[original].read_array(entry.offset + begin * row_bytes, (end - begin) * row_bytes)
-        return data.reshape(end - begin, row_bytes)
+        return entry.rows(self._where[original], begin, end)
 
     def verify(self, _name: str) -> bool:
         """Safetensors carry no checksum."""
@@ -151,12 +147,8 @@ class HfSource:
         (key, entry), (other_key, other_entry) = self._entries[one], self._entries[other]
         if (entry.dtype, entry.shape) != (other_entry.dtype, other_entry.shape):
             return False
-        for begin in range(0, entry.nbytes, COMPARED):
-            size = min(COMPARED, entry.nbytes - begin)
-            if not np.array_equal(self._where[key].read_array(entry.offset + begin, size),
-                                  self._where[other_key].read_array(other_entry.offset + begin, size)):
-                return False
-        return True
+        return same_rows(lambda begin, end: entry.rows(self._where[key], begin, end),
+                         lambda begin, end: other_entry.rows(self._where[other_key], begin, end), entry.shape, entry.nbytes)
 
 
 def strip_prefixes(key: str) -> str:

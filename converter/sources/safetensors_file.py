@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from .. import strict_json
 from ..errors import FormatError, UnsupportedError, escape
 from .input_file import InputFile, looks_like
@@ -27,12 +29,32 @@ DTYPE_BITS = {
 
 @dataclass(frozen=True)
 class SafetensorsEntry:
-    """One tensor: `offset` counts from the file's start."""
+    """One tensor: `offset` counts from the file's start. `strides` (in elements) are those of a matrix that does not lie row by
+    row: torch's files have them, where one row's weights or one column's are neighbours."""
 
     dtype: str
     shape: tuple[int, ...]
     offset: int
     nbytes: int
+    strides: tuple[int, ...] | None = None
+
+    def rows(self, file: InputFile, begin: int, end: int) -> np.ndarray:
+        """uint8 (end - begin, row_bytes): rows [begin, end) of a matrix; a vector is one row."""
+        item = DTYPE_BITS[self.dtype] // 8
+        n_columns = self.shape[-1] if self.shape else 1
+        if self.strides is None:
+            data = file.read_array(self.offset + begin * n_columns * item, (end - begin) * n_columns * item)
+            return data.reshape(end - begin, n_columns * item)
+        out = np.empty((end - begin, n_columns, item), dtype=np.uint8)
+        across, along = self.strides
+        if along == 1:
+            for row in range(begin, end):
+                out[row - begin] = file.read_array(self.offset + row * across * item, n_columns * item).reshape(n_columns, item)
+        else:                          # a transposed matrix: its columns lie together
+            for column in range(n_columns):
+                at = self.offset + (begin * across + column * along) * item
+                out[:, column] = file.read_array(at, (end - begin) * item).reshape(-1, item)
+        return out.reshape(end - begin, n_columns * item)
 
 
 @dataclass(frozen=True)
