@@ -35,6 +35,8 @@ EXTRAS = {
         "sentencepiece>=0.2",
         "protobuf>=4",  # transformers reads sentencepiece models with it
         "gguf>=0.19",
+        "bitsandbytes==0.50.2",  # makes the checkpoints that it has quantised, and dequantises them; pinned: compared bit for bit
+        "peft>=0.17",  # merges the adapters that --lora is compared with
         "setuptools>=77",  # builds the wheel that a test installs
     ],
     # The benchmarks' pictures. Their peer is built by benchmarks/compare.py in an environment of its own.

@@ -20,6 +20,7 @@ from .errors import ConvertError
 from .panel import TYPES as PANEL_TYPES
 from .panel import packed_bytes
 from .quant import BY_ID, TYPES
+from .sources import bitsandbytes
 from .sources.ak42_header import PANEL16, Ak42File, is_ak42, read_ak42, read_v0
 from .sources.gguf_file import GgufFile, read_gguf
 from .sources.hf_folder import HfFolder
@@ -108,19 +109,24 @@ def _safetensors(header: SafetensorsHeader) -> dict[str, Any]:
 
 def _folder(path: Path, context: int | None) -> dict[str, Any]:
     folder = HfFolder(path)
+    described: dict[str, Any] | None = None
     try:
         metadata = folder.required_json("config.json")
         generation = folder.optional_json("generation_config.json")
         entries, where = folder.tensors()
+        lines = [_safetensors_line(name, entry) | {"file": where[name].name} for name, entry in entries.items()]
+        described = {"format": "hf", "version": None, "metadata": metadata, "files": [file.name for file in folder.opened],
+                     "tensors": lines}
+        plain, packed = bitsandbytes.plain_config(metadata, "config.json")
+        config, _warnings = config_from_hf(plain, "config.json", generation)
+        if packed:
+            entries = bitsandbytes.unpacked(entries, where)
+    except ConvertError as error:
+        if described is None:
+            raise
+        return {**described, "problem": str(error)}
     finally:
         folder.close()
-    lines = [_safetensors_line(name, entry) | {"file": where[name].name} for name, entry in entries.items()]
-    described = {"format": "hf", "version": None, "metadata": metadata, "files": [file.name for file in folder.opened],
-                 "tensors": lines}
-    try:
-        config, _warnings = config_from_hf(metadata, "config.json", generation)
-    except ConvertError as error:
-        return {**described, "problem": str(error)}
     shapes = {name: entry.shape for name, entry in entries.items() if not name.endswith("rotary_emb.inv_freq")
               and not (config.shared_classifier and name.endswith("lm_head.weight"))}
     size = sum(_in_memory(SAFETENSORS_TYPES[entry.dtype].name, entry.shape) if entry.dtype in SAFETENSORS_TYPES else entry.nbytes

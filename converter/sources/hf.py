@@ -18,7 +18,7 @@ from ..arch import ARCHITECTURES, HALF_SPLIT
 from ..config import ModelConfig, config_from_hf
 from ..errors import FormatError, UnsupportedError, escape
 from ..quant import TYPES, WeightType
-from . import vocabulary
+from . import bitsandbytes, vocabulary
 from .checkpoint import check_shapes, expected_shapes, same_rows
 from .hf_folder import HfFolder
 from .safetensors_file import SafetensorsEntry
@@ -50,11 +50,14 @@ class HfSource:
             raise
 
     def _open(self) -> None:
-        self.hf_config: dict[str, Any] = self._folder.required_json("config.json")
+        stated = self._folder.required_json("config.json")
+        self.hf_config, packed = bitsandbytes.plain_config(stated, "config.json")
         self.generation_config: dict[str, Any] | None = self._folder.optional_json("generation_config.json")
         self.config, warnings = config_from_hf(self.hf_config, "config.json", self.generation_config)
         self.warnings.extend(warnings)
         found, self._where = self._folder.tensors()
+        if packed:
+            found = bitsandbytes.unpacked(found, self._where)
         self._entries = self._named(found)
         self._check_head()
         spelled = {tensor.name: tensor.hf_name for tensor in ARCHITECTURES[self.config.architecture].tensors(self.config)}
