@@ -54,17 +54,18 @@ class Report:
 
 
 def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str = "auto", layout: str = "panel16",
-            strict: bool = False, force: bool = False, tokenizer: str | Path | None = None, progress: Progress | None = None,
-            encoder: Encoder | None = None) -> Report:
+            strict: bool = False, force: bool = False, tokenizer: str | Path | None = None, lora: str | Path | None = None,
+            progress: Progress | None = None, encoder: Encoder | None = None) -> Report:
     """Converts `src` (a folder of Hugging Face's or Meta's, a GGUF, torch or ak42 file: docs/sources.md) to `out`, whose name says
     the format unless `format` does.
 
-    `type` is that of every matrix, "keep" the source's own. `progress(done, total, tensor)` is called while writing, and
-    `encoder(type, f32 array, group_size)` may encode faster than numpy. Raises ConvertError, whose `code` is the exit code a
-    program ends with; `out` is as it was, then.
+    `type` is that of every matrix, "keep" the source's own. `lora` is the folder of a PEFT adapter to merge. `progress(done, total,
+    tensor)` is called while writing, and `encoder(type, f32 array, group_size)` may encode faster than numpy. Raises ConvertError,
+    whose `code` is the exit code a program ends with; `out` is as it was, then.
     """
     from . import targets
     from .sources import open_source
+    from .sources.lora import LoraSource
 
     out = Path(out)
     check_type_name(type)
@@ -73,8 +74,12 @@ def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str =
     container = _container(out, format)
     source = open_source(src, tokenizer)
     try:
+        if lora is not None:
+            source = LoraSource(source, Path(lora))
+            source.require_type(keep=type == KEEP and format not in OLD_TYPES)
         chosen = _type_for(source, format, container, type)
-        options = {"type": type} | ({"assumed": "; ".join(_assumed(source))} if source.warnings else {})
+        options = {"type": type} | ({} if lora is None else {"lora": Path(lora).resolve().name})
+        options |= {"assumed": "; ".join(_assumed(source))} if source.warnings else {}
         plan = build_plan(source, Request(chosen, container, options, encoder))
         target = _target(plan, format, container)
         warnings = [*source.warnings, *targets.target_warnings(plan, out, target, strict=strict)]

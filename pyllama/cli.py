@@ -111,9 +111,19 @@ def cli() -> None:
 @click.option("--strict", is_flag=True, help="v1, v2: byte for byte as llama2.c's own exporter writes.")
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 @click.option("--tokenizer", type=MODEL_FILE, metavar="FILE", help="The vocabulary, where SRC has none or another is wanted.")
+@click.option("--lora", type=click.Path(path_type=str), metavar="FOLDER", help="A PEFT adapter to merge into the weights.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 def convert(
-    source: str, out: str, weight_type: str, out_format: str, layout: str, strict: bool, force: bool, tokenizer: str, as_json: bool
+    source: str,
+    out: str,
+    weight_type: str,
+    out_format: str,
+    layout: str,
+    strict: bool,
+    force: bool,
+    tokenizer: str,
+    lora: str | None,
+    as_json: bool,
 ) -> None:
     """Write a model in another format or type.
 
@@ -126,6 +136,7 @@ def convert(
       pyllama convert model.gguf -o model.bin --type q8_0
       pyllama convert model.bin -o model.gguf
       pyllama convert stories15M.bin -o stories.gguf --tokenizer tokenizer.bin
+      pyllama convert SmolLM2-135M/ -o tuned.gguf --lora my-adapter/ --type q8_0
     """
     import converter
 
@@ -141,6 +152,7 @@ def convert(
             strict=strict,
             force=force,
             tokenizer=tokenizer,
+            lora=lora,
             progress=progress,
             encoder=encode,
         )

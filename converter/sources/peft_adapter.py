@@ -1,0 +1,278 @@
+"""A PEFT adapter's folder: adapter_config.json and adapter_model.safetensors (or .bin), as changes to named weights.
+
+A change is a low-rank product added to a weight, or a whole weight in its place (modules_to_save). Everything in the config that
+would make the merged model another one is known here or refused by name. Reads no model. Called by lora.py.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import strict_json
+from ..errors import FormatError, UnsupportedError, UsageError, escape
+from ..fields import Fields
+from ..quant import TYPES
+from .input_file import InputFile
+from .safetensors_file import SafetensorsEntry, read_header, shape_text
+from .torch_file import state_dict
+
+CONFIG = "adapter_config.json"
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")           # the first that is there is taken
+PREFIX = "base_model.model."
+MAX_CONFIG = 4 << 20
+MAX_RANK = 1 << 16
+DTYPES = ("F32", "F16", "BF16")
+
+# Keys that say nothing about the merged weights.
+IDLE = {"base_model_name_or_path", "revision", "task_type", "auto_mapping", "inference_mode", "peft_version", "lora_dropout",
+        "exclude_modules", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config", "megatron_core",
+        "qalora_group_size", "ensure_weight_tying", "peft_type", "r", "lora_alpha", "target_modules", "modules_to_save",
+        "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "bias",
+        "init_lora_weights"}
+# Ways to begin a training that leave the base model as it is; the others (pissa, olora, loftq, ...) change it.
+INITS = ("gaussian", "orthogonal", "eva")                  # beside true and false
+# A pattern of rank_pattern and alpha_pattern: a part of a module's name, as a modest regular expression.
+_PATTERN = re.compile(r"\^?(?:[\w-]|\\\.|\\d|\[[\w-]+\]|\.|[*+](?![*+?])|\||\((?!\?)|\))+\$?")
+MAX_PATTERN, MAX_REPEATS = 200, 3
+
+
+@dataclass(frozen=True)
+class _Part:
+    file: InputFile
+    key: str
+    entry: SafetensorsEntry
+
+    def values(self) -> np.ndarray:
+        """f32: the matrix; of a vector one row."""
+        return self._decoded(0, self.entry.shape[0] if len(self.entry.shape) == 2 else 1)
+
+    def rows(self, begin: int, end: int, order: np.ndarray) -> np.ndarray:
+        """f32: rows `order`, which lie between the same heads as rows [begin, end)."""
+        first, last = min(begin, int(order.min())), max(end, int(order.max()) + 1)
+        return self._decoded(first, last)[order - first]
+
+    def _decoded(self, begin: int, end: int) -> np.ndarray:
+        return TYPES[self.entry.dtype.lower()].decode(self.entry.rows(self.file, begin, end), self.entry.shape[-1])
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """`scale` times b @ a is added; of an embedding, transposed. `base`: the weight that it is added to, where the adapter brings
+    it along."""
+
+    a: _Part                       # (r, columns); of an embedding (r, rows)
+    b: _Part                       # (rows, r); of an embedding (columns, r)
+    scale: float
+    embedding: bool
+    base: _Part | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        one, other = self.b.entry.shape[0], self.a.entry.shape[1]
+        return (other, one) if self.embedding else (one, other)
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """The whole weight in place of the base model's."""
+
+    part: _Part
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.part.entry.shape
+
+
+class PeftAdapter:
+    """An open adapter. `changes`: the weight's name as the base checkpoint has it -> what becomes of it. `close` releases it."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise UsageError(f"--lora: {escape(folder.name, 0)}: expected the folder of a PEFT adapter, found "
+                             f"{'a file' if folder.exists() else 'none'}")
+        self.path = folder
+        self.name = escape(folder.resolve().name, 0)
+        self.warnings: list[str] = []
+        self.opened: list[InputFile] = []
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        for file in self.opened:
+            file.close()
+
+    def _open_file(self, name: str) -> InputFile:
+        self.opened.append(InputFile(self.path / name, name))
+        return self.opened[-1]
+
+    def _open(self) -> None:
+        if not os.path.exists(self.path / CONFIG):
+            raise FormatError(f"{self.name}: {CONFIG} is missing; --lora takes the folder of a PEFT adapter")
+        self._config = strict_json.load_object(self._open_file(CONFIG).read_all(MAX_CONFIG), CONFIG)
+        self._settings = _settings(self._config)
+        weights = next((name for name in WEIGHTS if os.path.exists(self.path / name)), None)
+        if weights is None:
+            raise FormatError(f"{self.name}: {WEIGHTS[0]} is missing")
+        file = self._open_file(weights)
+        tensors = read_header(file).tensors if weights.endswith(".safetensors") else state_dict(file)
+        if self._settings.fan_in_fan_out:
+            self.warnings.append(f"{CONFIG}: fan_in_fan_out is left out of account, as PEFT does: these are no Conv1D layers")
+        self.changes = self._changes(file, tensors)
+
+    def _changes(self, file: InputFile, tensors: Mapping[str, SafetensorsEntry]) -> dict[str, LowRank | Replacement]:
+        halves: dict[str, dict[str, _Part]] = {}
+        changes: dict[str, LowRank | Replacement] = {}
+        for key, entry in tensors.items():
+            shown = f"{file.name}: {escape(key)}"
+            if entry.dtype not in DTYPES:
+                raise UnsupportedError(f"{shown}: dtype {entry.dtype} is not supported; F32, F16 and BF16 are")
+            if not key.startswith(PREFIX):
+                raise FormatError(f"{shown}: expected a name that begins with {PREFIX}, found this one")
+            part = _Part(file, key, entry)
+            module, half = _split(key.removeprefix(PREFIX))
+            if half in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"):
+                halves.setdefault(module, {})[half] = part
+            elif half:
+                what = "DoRA" if half == "lora_magnitude_vector" else half
+                raise UnsupportedError(f"{shown}: {escape(what)} is not supported, lora_A and lora_B are")
+            else:
+                name = module.replace(".modules_to_save.default", "").replace(".modules_to_save", "").replace(".base_layer", "")
+                if name in changes:
+                    raise FormatError(f"{shown}: expected one weight in place of {escape(name)}, found two")
+                changes[name] = Replacement(part)
+        for module, parts in halves.items():
+            name = f"{module}.weight"
+            low_rank = self._low_rank(file.name, module, parts)
+            whole = changes.get(name)
+            if isinstance(whole, Replacement):         # saved along, as PEFT does with an embedding
+                if tuple(whole.shape) != low_rank.shape:
+                    raise FormatError(f"{file.name}: {escape(name)}: expected {shape_text(low_rank.shape)}, as its LoRA has, found "
+                                      f"{shape_text(whole.shape)}")
+                low_rank = replace(low_rank, base=whole.part)
+            changes[name] = low_rank
+        if not changes:
+            raise FormatError(f"{file.name}: expected an adapter's tensors, found none")
+        return changes
+
+    def _low_rank(self, file: str, module: str, parts: Mapping[str, _Part]) -> LowRank:
+        embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
+        names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
+        if set(parts) != set(names):
+            lacking = [name for name in names if name not in parts]
+            raise FormatError(f"{file}: {escape(module)}: expected {' and '.join(names)}, found "
+                              f"{'no ' + lacking[0] if lacking else 'others too'}")
+        a, b = parts[names[0]], parts[names[1]]
+        settings = self._settings
+        rank = settings.of(settings.rank_pattern, module, settings.rank)
+        alpha = settings.of(settings.alpha_pattern, module, settings.alpha)
+        if len(a.entry.shape) != 2 or len(b.entry.shape) != 2 or a.entry.shape[0] != rank or b.entry.shape[1] != rank:
+            raise FormatError(f"{file}: {escape(module)}: expected matrices of rank {rank:g}, as {CONFIG} says, found "
+                              f"{shape_text(a.entry.shape)} and {shape_text(b.entry.shape)}")
+        if not settings.targets(module):
+            raise FormatError(f"{file}: {escape(module)}: expected a module of target_modules, found another")
+        return LowRank(a, b, alpha / (math.sqrt(rank) if settings.rslora else rank), embedding)
+
+
+def _split(key: str) -> tuple[str, str]:
+    """ "..q_proj.lora_A[.default].weight" -> "..q_proj", "lora_A"; "..norm.weight" -> itself, "" """
+    found = re.fullmatch(r"(.+)\.(lora_(?:A|B)(?=\.)|lora_embedding_[AB]|lora_\w+?)(\.default)?(\.weight|\.bias)?", key)
+    if found is None:
+        return key, ""
+    if found.group(4) == ".bias":
+        return found.group(1), "lora_bias"
+    return found.group(1), found.group(2)
+
+
+# -- the config --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Settings:
+    rank: int
+    alpha: float
+    rslora: bool
+    fan_in_fan_out: bool
+    rank_pattern: Mapping[str, float]
+    alpha_pattern: Mapping[str, float]
+    target_modules: list[str] | None               # None: a pattern, or all
+
+    def of(self, patterns: Mapping[str, float], module: str, default: float) -> float:
+        """The first pattern that a module's name ends in counts; a plain name is its own pattern."""
+        for pattern, value in patterns.items():
+            if re.match(rf"(.*\.)?({pattern})$", module):
+                return value
+        return default
+
+    def targets(self, module: str) -> bool:
+        """Whether a module is one that the config says was trained."""
+        listed = self.target_modules
+        return listed is None or any(module == target or module.endswith(f".{target}") for target in listed)
+
+
+def _settings(config: Mapping[str, Any]) -> _Settings:
+    """FormatError or UnsupportedError lists everything that is absent, wrong or not supported."""
+    fields = Fields(config, CONFIG)
+    if config.get("peft_type") != "LORA":
+        fields.unsupported("peft_type", "LORA is")
+        fields.finish()
+    for key, value in config.items():
+        if key not in IDLE and value not in (None, False, [], {}):
+            fields.unsupported(key, "it has to be absent or false")
+    if config.get("bias", "none") != "none":
+        fields.unsupported("bias", "only 'none' is")
+    init = config.get("init_lora_weights")
+    if not isinstance(init, bool) and init is not None and init not in INITS:
+        fields.unsupported("init_lora_weights", "it begins with another base model; merge with PEFT")
+    settings = _Settings(fields.integer("r", 1, MAX_RANK), fields.number("lora_alpha"), fields.flag("use_rslora", False),
+                         fields.flag("fan_in_fan_out", False), _patterns(fields, "rank_pattern", whole=True),
+                         _patterns(fields, "alpha_pattern", whole=False), _targets(fields))
+    fields.finish()
+    return settings
+
+
+def _targets(fields: Fields) -> list[str] | None:
+    listed = fields.values.get("target_modules")
+    if isinstance(listed, str) or listed is None:
+        return None
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        fields.wrong("target_modules", "a name or an array of names")
+        return None
+    return listed
+
+
+def _patterns(fields: Fields, key: str, whole: bool) -> dict[str, float]:
+    """Module pattern -> number; patterns that could take long on any name are refused."""
+    given = fields.values.get(key)
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        fields.wrong(key, "an object of patterns and numbers")
+        return {}
+    for pattern, value in given.items():
+        right = isinstance(value, int) or isinstance(value, float) and not whole
+        if isinstance(value, bool) or not right or not 0 < value < 1 << 20:
+            fields.wrong(f"{key}.{escape(pattern)}", "a number above 0", value)
+        repeats = pattern.count("*") + pattern.count("+")
+        plain = len(pattern) <= MAX_PATTERN and repeats <= MAX_REPEATS and _PATTERN.fullmatch(pattern) is not None
+        if not plain or re.search(r"\)[*+]", pattern) or not _compiles(pattern):
+            fields.unsupported(key, "names, with up to three repeats and no group repeated, are", pattern)
+    return dict(given)
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True

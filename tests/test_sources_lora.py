@@ -1,0 +1,301 @@
+"""--lora: an adapter that PEFT saved, merged while converting, against PEFT's own merge_and_unload.
+
+f32: the product's r terms are added in another order, so that a weight may differ by r roundings of its largest term; 16 bits: the
+same, then one rounding, so that few weights differ, and those by one step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+import torch
+from models import ModelSpec
+from safetensors.torch import load_file, save_file
+from source_checks import values_of
+
+import converter
+from converter.arch import HALF_SPLIT, INTERLEAVED
+from converter.errors import ConvertError, FormatError, UnsupportedError, UsageError
+from converter.sources import open_source
+from converter.sources.lora import LoraSource
+
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")       # PEFT's advice on tied and saved modules
+
+SPEC = ModelSpec(dim=64, hidden_dim=96, vocab_size=303, n_kv_heads=2, max_positions=64)
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
+ALL = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
+
+
+def trained(base: Path, out: Path, dtype: str = "f32", seed: int = 3, **settings: Any) -> Any:
+    """Saves an adapter with random weights for `base` to `out`; PEFT's model of both, loaded again from their files."""
+    kind = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
+    load = lambda: transformers.AutoModelForCausalLM.from_pretrained(base, dtype=kind)  # noqa: E731
+    config = peft.LoraConfig(task_type="CAUSAL_LM", **({"r": 4, "lora_alpha": 10, "target_modules": ALL} | settings))
+    model = peft.get_peft_model(load(), config)
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                value.copy_(torch.randn_like(value) * 0.2)
+    model.save_pretrained(out)
+    return peft.PeftModel.from_pretrained(load(), out)
+
+
+def merged_values(model: Any) -> dict[str, np.ndarray]:
+    return {name: value.float().numpy() for name, value in model.merge_and_unload().state_dict().items()}
+
+
+def opened(path: Path, adapter: Path) -> LoraSource:
+    return LoraSource(open_source(path), adapter)
+
+
+def check_merged(source: LoraSource, expected: dict[str, np.ndarray], dtype: str = "f32", rank: int = 4) -> None:
+    step = {"f32": 2.0**-24, "f16": 2.0**-11, "bf16": 2.0**-8}[dtype]
+    for tensor in converter.plan.ARCHITECTURES["llama"].tensors(source.config):
+        values, wanted = values_of(source, tensor.name), expected[tensor.hf_name]
+        difference = np.abs(values - wanted)
+        if dtype == "f32":
+            assert difference.max() <= 4 * rank * step * np.abs(wanted).max(), tensor.name
+        else:
+            assert (difference <= 2 * step * np.abs(wanted) + 1e-7).all() and (difference > 0).mean() < 0.01, tensor.name
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.make_hf_model_numpy(tmp_path_factory.mktemp("lora") / "base", SPEC)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_rslora": True},
+        {"target_modules": ATTENTION[:2], "lora_alpha": 3, "r": 1},
+        {"target_modules": r".*\.1\.mlp\.(up|down)_proj"},
+        {"rank_pattern": {"q_proj": 7, r"model.layers.1.self_attn.o_proj": 2}, "alpha_pattern": {"down_proj": 31, "layers.0.mlp.up_proj": 1}},
+        {"rank_pattern": {r"layers\.\d+\.self_attn.*": 6}, "alpha_pattern": {"^model.layers.0.mlp.gate_proj": 2}},
+        {"modules_to_save": ["lm_head", "embed_tokens"]},
+        {"modules_to_save": ["input_layernorm", "norm"], "target_modules": ["v_proj"]},
+        {"target_modules": ["embed_tokens", "lm_head", "q_proj"]},
+        {"target_modules": ["q_proj"], "layers_to_transform": [1]},
+        {"target_modules": "all-linear", "lora_dropout": 0.1, "init_lora_weights": "gaussian"},
+    ],
+    ids=str,
+)
+def test_it_is_what_peft_merges(tmp_path: Path, base: Path, settings: dict[str, Any]) -> None:
+    expected = merged_values(trained(base, tmp_path / "adapter", **settings))
+    source = opened(base, tmp_path / "adapter")
+    changed = [name for name in source.names() if not np.array_equal(values_of(source, name), values_of(source._base, name))]
+    assert changed
+    check_merged(source, expected, rank=7)
+    for name in changed[:3]:
+        whole = source.read(name, 0, source.tensor(name)[1][0]) if len(source.tensor(name)[1]) == 2 else None
+        if whole is not None:
+            assert np.array_equal(source.read(name, 5, 21).view("<f4"), whole[5:21].view("<f4")) or \
+                np.allclose(source.read(name, 5, 21).view("<f4"), whole[5:21].view("<f4"), rtol=0, atol=1e-6)
+    assert source.warnings == []
+    source.close()
+
+
+@pytest.mark.parametrize("dtype", ["f16", "bf16"])
+def test_16_bits_are_rounded_once(tmp_path: Path, dtype: str) -> None:
+    folder = models.make_hf_model_numpy(tmp_path / "base", SPEC, dtype=dtype)
+    expected = merged_values(trained(folder, tmp_path / "adapter", dtype, modules_to_save=["norm"], target_modules=[*ALL, "embed_tokens"]))
+    source = opened(folder, tmp_path / "adapter")
+    assert {source.tensor(name)[0].name for name in source.names()} == {dtype}
+    check_merged(source, expected, dtype)
+
+
+@pytest.mark.parametrize("kind", ["gguf", "bin", "meta"])
+def test_rows_are_added_before_any_permutation(tmp_path: Path, base: Path, kind: str) -> None:
+    """Sources whose rotary pairs are neighbours: the adapter's rows, which are Hugging Face's, have to follow."""
+    expected = merged_values(trained(base, tmp_path / "adapter", modules_to_save=["k_proj"], target_modules=["q_proj", "v_proj"]))
+    if kind == "meta":
+        from test_sources_torch import meta_tensors
+
+        path = tmp_path / "meta"
+        path.mkdir()
+        torch.save(meta_tensors(SPEC), path / "consolidated.00.pth")
+        (path / "params.json").write_text(json.dumps({"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 96,
+                                                      "max_seq_len": 64}))
+    else:
+        path = tmp_path / f"base.{kind}"
+        converter.convert(base, path)
+    source = opened(path, tmp_path / "adapter")
+    assert source.rope_layout == INTERLEAVED != HALF_SPLIT
+    check_merged(source, expected)
+    source.close()
+
+
+def test_a_conversion_is_that_of_the_merged_model(tmp_path: Path, base: Path) -> None:
+    """Through convert: the logits of the merged folder, and a manifest that names the adapter's files."""
+    import pyllama
+
+    model = trained(base, tmp_path / "adapter").merge_and_unload()
+    converter.convert(base, tmp_path / "ours.bin", lora=tmp_path / "adapter")
+    with pyllama.Model(tmp_path / "ours.bin", n_threads=1) as ours, ours.session() as session:
+        found = session.eval([1, 7, 60, 200, 3])
+    with torch.no_grad():
+        expected = model(torch.tensor([[1, 7, 60, 200, 3]])).logits[0, -1].numpy()
+    assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+    source = open_source(tmp_path / "ours.bin")
+    manifest = json.loads(bytes(source._ak42.sections["MANI"]))
+    source.close()
+    assert manifest["options"]["lora"] == "adapter"
+    assert {"adapter_config.json", "adapter_model.safetensors", "config.json", "model.safetensors"} <= set(manifest["source"]["files"])
+
+
+def test_a_quantised_base_is_merged_in_f32(tmp_path: Path, base: Path) -> None:
+    trained(base, tmp_path / "adapter", target_modules=["up_proj"])
+    converter.convert(base, tmp_path / "base.gguf", type="q8_0")
+    with pytest.raises(UsageError, match="--lora merges into weights of q8_0, which --type keep cannot keep; say --type q8_0, or another"):
+        converter.convert(tmp_path / "base.gguf", tmp_path / "out.gguf", lora=tmp_path / "adapter")
+    assert not (tmp_path / "out.gguf").exists()
+    converter.convert(tmp_path / "base.gguf", tmp_path / "out.gguf", lora=tmp_path / "adapter", type="q8_0")
+    source, before, after = opened(tmp_path / "base.gguf", tmp_path / "adapter"), open_source(tmp_path / "base.gguf"), open_source(
+        tmp_path / "out.gguf")
+    assert np.array_equal(before.read("blk.0.attn_q.weight", 0, 64), after.read("blk.0.attn_q.weight", 0, 64))
+    merged = values_of(source, "blk.0.ffn_up.weight")
+    assert np.abs(values_of(after, "blk.0.ffn_up.weight") - merged).max() <= np.abs(merged).max() / 127
+    for one in (source, before, after):
+        one.close()
+
+
+def test_the_command(tmp_path: Path, base: Path, pyllama_command: Callable[..., Any]) -> None:
+    trained(base, tmp_path / "adapter")
+    done = pyllama_command("convert", base, "-o", tmp_path / "out.bin", "--lora", tmp_path / "adapter")
+    assert done.code == 0, done.err
+    done = pyllama_command("convert", base, "-o", tmp_path / "out2.bin", "--lora", tmp_path / "nothing")
+    assert done.code == 2 and "--lora: nothing: expected the folder of a PEFT adapter, found none" in done.err
+
+
+def test_an_old_adapter_model_bin_is_read(tmp_path: Path, base: Path) -> None:
+    expected = merged_values(trained(base, tmp_path / "adapter"))
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    torch.save({name.replace(".weight", ".default.weight"): value for name, value in load_file(weights).items()},
+               weights.with_suffix(".bin"))
+    weights.unlink()
+    source = opened(base, tmp_path / "adapter")
+    check_merged(source, expected)
+    source.close()
+
+
+# ---- what is refused ----
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Path:
+    folder = tmp_path_factory.mktemp("good") / "adapter"
+    trained(base, folder)
+    return folder
+
+
+def changed(good: Path, out: Path, config: dict[str, Any] | None = None, weights: Callable[[dict[str, Any]], Any] | None = None) -> Path:
+    out.mkdir()
+    (out / "adapter_config.json").write_text(json.dumps(json.loads((good / "adapter_config.json").read_text()) | (config or {})))
+    tensors = load_file(good / "adapter_model.safetensors")
+    save_file(weights(tensors) if weights else tensors, out / "adapter_model.safetensors")
+    return out
+
+
+def refused_by(base: Path, adapter: Path, kind: type[ConvertError] = ConvertError) -> str:
+    with pytest.raises(kind) as caught:
+        opened(base, adapter).close()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"use_dora": True}, "use_dora: true is not supported"),
+        ({"lora_bias": True}, "lora_bias: true is not supported"),
+        ({"bias": "lora_only"}, "bias: 'lora_only' is not supported, only 'none' is"),
+        ({"peft_type": "IA3"}, "peft_type: 'IA3' is not supported, LORA is"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication: an array of 1 is not supported"),
+        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
+        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
+        ({"use_qalora": True}, "use_qalora"),
+        ({"target_parameters": ["x"]}, "target_parameters"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' is not supported, it begins with another base model"),
+        ({"init_lora_weights": "olora"}, "olora"),
+        ({"something_new": 3}, "something_new: 3 is not supported"),
+    ],
+)
+def test_other_kinds_are_refused_by_name(tmp_path: Path, base: Path, good: Path, config: dict[str, Any], text: str) -> None:
+    found = refused_by(base, changed(good, tmp_path / "a", config), UnsupportedError)
+    assert found.startswith("adapter_config.json: ") and text in found
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({"r": 5}, "expected matrices of rank 5, as adapter_config.json says, found 4x96 and 64x4"),
+        ({"r": 0}, "r: expected an integer from 1 to 65536, found 0"),
+        ({"lora_alpha": "x"}, "lora_alpha: expected a finite number above 0"),
+        ({"rank_pattern": {"q_proj": 3}}, "self_attn.q_proj: expected matrices of rank 3"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank_pattern.q_proj: expected a number above 0"),
+        ({"rank_pattern": []}, "rank_pattern: expected an object"),
+        ({"alpha_pattern": {"(a+)+b": 3}}, "alpha_pattern: '(a+)+b' is not supported, names, with up to three repeats"),
+        ({"alpha_pattern": {"a*a*a*a*b": 3}}, "is not supported, names"),
+        ({"alpha_pattern": {"(": 3}}, "is not supported, names"),
+        ({"target_modules": ["q_proj"]}, "expected a module of target_modules, found another"),
+        ({"target_modules": 3}, "target_modules: expected a name or an array of names"),
+    ],
+)
+def test_configs_that_do_not_fit_are_refused(tmp_path: Path, base: Path, good: Path, config: dict[str, Any], text: str) -> None:
+    assert text in refused_by(base, changed(good, tmp_path / "a", config))
+
+
+Q = "base_model.model.model.layers.0.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda tensors: {key: value for key, value in tensors.items() if key != f"{Q}.lora_A.weight"}, "expected lora_A and lora_B, found no lora_A"),
+        (lambda tensors: tensors | {f"{Q}.lora_magnitude_vector": torch.zeros(64)}, "DoRA is not supported"),
+        (lambda tensors: tensors | {f"{Q}.lora_B.bias": torch.zeros(64)}, "lora_bias is not supported"),
+        (lambda tensors: tensors | {"x.lora_A.weight": torch.zeros(4, 64)}, "expected a name that begins with base_model.model."),
+        (lambda tensors: tensors | {"base_model.model.x.weight": torch.zeros(4)}, "x.weight: expected a weight of base, found that it has none"),
+        (lambda tensors: tensors | {f"{Q}.lora_B.weight": torch.zeros(48, 4)}, "expected 64x64, as base has it, found 48x64"),
+        (lambda tensors: tensors | {f"{Q}.lora_A.weight": torch.zeros(4, 64, dtype=torch.int8)}, "dtype I8 is not supported"),
+        (lambda tensors: {}, "expected an adapter's tensors, found none"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, base: Path, good: Path, change: Callable[..., Any], text: str) -> None:
+    assert text in refused_by(base, changed(good, tmp_path / "a", weights=change))
+
+
+def test_fan_in_fan_out_is_left_out_of_account(tmp_path: Path, base: Path, good: Path) -> None:
+    """As PEFT does where the layers are no Conv1D, with a warning."""
+    one, other = opened(base, good), opened(base, changed(good, tmp_path / "a", {"fan_in_fan_out": True}))
+    assert np.array_equal(one.read("blk.0.attn_q.weight", 0, 64), other.read("blk.0.attn_q.weight", 0, 64))
+    assert one.warnings == [] and "fan_in_fan_out is left out of account" in other.warnings[0]
+    one.close(), other.close()
+
+
+def test_folders_that_are_no_adapter(tmp_path: Path, base: Path, good: Path) -> None:
+    assert refused_by(base, base, FormatError) == "base: adapter_config.json is missing; --lora takes the folder of a PEFT adapter"
+    assert "expected the folder of a PEFT adapter, found a file" in refused_by(base, base / "config.json", UsageError)
+    adapter = changed(good, tmp_path / "a")
+    (adapter / "adapter_model.safetensors").unlink()
+    assert refused_by(base, adapter) == "a: adapter_model.safetensors is missing"
+    tied = models.make_hf_model_numpy(tmp_path / "tied", SPEC, tie=True)
+    trained(base, tmp_path / "head", target_modules=["lm_head"])
+    assert "the base model's head is its embedding" in refused_by(tied, tmp_path / "head", UnsupportedError)
+
+
+def test_weights_that_become_infinite_are_refused(tmp_path: Path, good: Path) -> None:
+    half = models.make_hf_model_numpy(tmp_path / "half", SPEC, dtype="f16")
+    adapter = changed(good, tmp_path / "a", weights=lambda tensors: {name: value * 1e4 for name, value in tensors.items()})
+    with pytest.raises(converter.RefusedError, match="expected finite weights"):
+        converter.convert(half, tmp_path / "out.bin", lora=adapter)
