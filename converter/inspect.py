@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from .panel import packed_bytes
 from .quant import BY_ID, TYPES
 from .sources import bitsandbytes
 from .sources.ak42_header import PANEL16, Ak42File, is_ak42, read_ak42, read_v0
-from .sources.gguf_file import GgufFile, read_gguf
+from .sources.gguf_parts import GgufParts, open_gguf
 from .sources.hf_folder import HfFolder
 from .sources.input_file import InputFile
 from .sources.meta import MetaSource, is_meta_folder
@@ -45,7 +46,8 @@ def inspect(path: str | Path, *, context: int | None = None) -> dict[str, Any]:
     with InputFile(path) as file:
         head = file.read(0, min(8, file.size))
         if head.startswith(b"GGUF"):
-            return _clean(_gguf(read_gguf(file, unknown_types=True), file.name, context))
+            with closing(open_gguf(path, unknown_types=True)) as gguf:
+                return _clean(_gguf(gguf, file.name, context))
         if is_torch(file.read(0, min(64, file.size))):
             return _clean(_torch(file))
         if not is_ak42(head) and (path.suffix == ".safetensors" or _may_be_safetensors(file)):
@@ -56,10 +58,14 @@ def inspect(path: str | Path, *, context: int | None = None) -> dict[str, Any]:
 # -- one container each --------------------------------------------------------------------------------------------------------
 
 
-def _gguf(gguf: GgufFile, name: str, context: int | None) -> dict[str, Any]:
+def _gguf(gguf: GgufParts, name: str, context: int | None) -> dict[str, Any]:
     tensors = [_tensor(tensor.name, tensor.type_name, tensor.shape, tensor.offset, tensor.nbytes if tensor.nbytes >= 0 else None)
                for tensor in gguf.tensors]
     described = {"format": "gguf", "version": gguf.version, "metadata": gguf.metadata, "tensors": tensors}
+    if len(gguf.files) > 1:
+        described["files"] = [file.name for file in gguf.files]
+        for line, tensor in zip(tensors, gguf.tensors, strict=True):
+            line["file"] = gguf.where[tensor.name].name
     if not gguf.tensors:
         return described
     shapes = {tensor.name: tensor.shape for tensor in gguf.tensors}

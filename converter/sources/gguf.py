@@ -1,4 +1,4 @@
-"""A GGUF file as a model: architecture "llama" with weights in the types that quant.py has.
+"""A GGUF file, or all parts of a split one, as a model: architecture "llama" with weights in the types that quant.py has.
 
 The container is gguf_file.py's, the keys are config.py's. `ak42.config` and `ak42.generation_config`, which our own writer leaves,
 bring back the texts of the Hugging Face folder that a file came from; a foreign file does without. Called by open_source.
@@ -20,8 +20,8 @@ from ..errors import FormatError, UnsupportedError, escape
 from ..quant import BY_ID, WeightType
 from . import rope_factors, vocabulary
 from .checkpoint import check_shapes, expected_shapes
-from .gguf_file import GgufFile, GgufTensor, read_gguf
-from .input_file import InputFile
+from .gguf_file import GgufTensor
+from .gguf_parts import open_gguf
 
 if TYPE_CHECKING:
     from ..tokenizer import Vocab
@@ -32,15 +32,15 @@ READ_TYPES = "F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are"
 
 
 class GgufSource:
-    """An open GGUF file. `close` releases it."""
+    """An open GGUF model. `close` releases its files."""
 
     format = "gguf"
 
     def __init__(self, path: Path, tokenizer: Path | None = None) -> None:
         self.path = path
         self._given_tokenizer = tokenizer
-        self._file = InputFile(path)
-        self.name = self._file.name
+        self._gguf = open_gguf(path)
+        self.name = self._gguf.files[0].name
         self.warnings: list[str] = []
         try:
             self._open()
@@ -49,7 +49,6 @@ class GgufSource:
             raise
 
     def _open(self) -> None:
-        self._gguf: GgufFile = read_gguf(self._file)
         self._tensors: dict[str, GgufTensor] = {tensor.name: tensor for tensor in self._gguf.tensors}
         if not self._tensors:
             raise FormatError(f"{self.name}: expected a model, found a GGUF file without tensors (a vocabulary)")
@@ -87,7 +86,7 @@ class GgufSource:
 
     @property
     def files(self) -> list[Path]:
-        return [self.path] + ([] if self._given_tokenizer is None else [self._given_tokenizer])
+        return [file.path for file in self._gguf.files] + ([] if self._given_tokenizer is None else [self._given_tokenizer])
 
     def names(self) -> list[str]:
         return list(self._expected)
@@ -99,7 +98,7 @@ class GgufSource:
     def read(self, name: str, begin: int, end: int) -> np.ndarray:
         tensor = self._tensors[name]
         row_bytes = BY_ID[tensor.type_id].row_bytes(tensor.shape[-1])
-        data = self._file.read_array(tensor.offset + begin * row_bytes, (end - begin) * row_bytes)
+        data = self._gguf.where[name].read_array(tensor.offset + begin * row_bytes, (end - begin) * row_bytes)
         return data.reshape(end - begin, row_bytes)
 
     def verify(self, _name: str) -> bool:
@@ -118,7 +117,7 @@ class GgufSource:
         return template if isinstance(template, str) and template else None
 
     def close(self) -> None:
-        self._file.close()
+        self._gguf.close()
 
     # -- opening --
 

@@ -168,9 +168,11 @@ def _from_bin(file: InputFile, vocab_size: int) -> Vocab:
 
 
 def _from_gguf_file(file: InputFile) -> Vocab:
-    from .gguf_file import read_gguf
+    from .gguf_parts import open_gguf
 
-    vocab = from_gguf(read_gguf(file, unknown_types=True).metadata, file.name)
+    gguf = open_gguf(file.path, unknown_types=True, all_parts=False)
+    gguf.close()
+    vocab = from_gguf(gguf.metadata, file.name)
     if vocab is None:
         raise FormatError(f"{file.name}: expected a vocabulary, found a GGUF file without one")
     return vocab

@@ -140,7 +140,7 @@ const void *ak42_model_metadata(const ak42_model *model, const char *tag, size_t
 /* ---- tokenizers ---- */
 
 static ak42_status tokenizer_open_path(ak42_tokenizer **out, const char *path, const allocator *alloc, ak42_error *err) {
-    container file = {.alloc = alloc};
+    container file = {.alloc = alloc, .path = path};
     const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
     snprintf(file.name, sizeof file.name, "%s", base);
     ak42_status status = filemap_open(&file.map, path, true, err);

@@ -118,6 +118,10 @@ void container_free(container *c) {
     mem_free(c->alloc, c->tensors);
     c->tensors = NULL;
     c->n_tensors = 0;
+    for (uint32_t i = 0; i < c->n_parts; i++) filemap_close(&c->parts[i]);
+    mem_free(c->alloc, c->parts);
+    c->parts = NULL;
+    c->n_parts = 0;
 }
 
 static int compare_key(const void *key,

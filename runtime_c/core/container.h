@@ -30,6 +30,10 @@ typedef struct container {
     char name[128];                /* the path's last part, for messages */
     char format[16];               /* "ak42 v3", "gguf v3" */
     filemap map;
+    const char *path;              /* where map was opened from: the parts of a split GGUF are found beside it; NULL: memory */
+    bool copied;                   /* parts are read into memory, not mapped */
+    filemap *parts;                /* (n_parts): the files behind the first one of a split GGUF; owned */
+    uint32_t n_parts;
     model_config config;
     tensor *tensors;               /* n_tensors, sorted by name; owned */
     uint32_t n_tensors;
@@ -48,7 +52,7 @@ typedef enum container_want {
 /* Parses c->map, which the caller has opened (and closes, also on failure). The magic decides the format; magics of other
  * projects, git-lfs pointers and HTML pages are named in the error. */
 ak42_status container_parse(container *c, container_want want, ak42_error *err);
-void container_free(container *c);           /* not the map */
+void container_free(container *c);           /* not the map; may be called again */
 
 /* NULL where there is none of that name. */
 const tensor *container_find(const container *c, const char *name);

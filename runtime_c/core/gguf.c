@@ -27,9 +27,9 @@ static const uint8_t value_bytes[GGUF_TYPES] = {
 
 /* ---- the cursor ---- */
 
-static uint64_t left(const gguf_file *g) { return g->c->map.size - g->at; }
+static uint64_t left(const gguf_file *g) { return g->map->size - g->at; }
 
-static const uint8_t *here(const gguf_file *g) { return g->c->map.data + g->at; }
+static const uint8_t *here(const gguf_file *g) { return g->map->data + g->at; }
 
 static ak42_status fail_short(const gguf_file *g, const char *what, uint64_t needed, ak42_error *err) {
     return error_set(err, AK42_STATUS_FORMAT, "%s: truncated: %s at byte %llu: expected %llu bytes, found "
@@ -132,7 +132,7 @@ static ak42_status read_array(gguf_value *v, gguf_file *g, ak42_error *err) {
     } else {
         g->at += v->count * element_min;
     }
-    v->content = (blob){g->c->map.data + begin, g->at - begin};
+    v->content = (blob){g->map->data + begin, g->at - begin};
     return AK42_STATUS_OK;
 }
 
@@ -283,10 +283,10 @@ static ak42_status read_tensor_extent(tensor *t, uint64_t *sum, gguf_file *g, ui
         return error_set(err, AK42_STATUS_FORMAT, "%s: tensor %s: expected offset %llu, behind the tensor "
                          "before it, found %llu", g->c->name, t->name, (unsigned long long)*sum,
                          (unsigned long long)t->offset);
-    if (*sum > g->c->map.size || t->nbytes > g->c->map.size)
+    if (*sum > g->map->size || t->nbytes > g->map->size)
         return error_set(err, AK42_STATUS_FORMAT, "%s: truncated: tensor %s: expected %llu bytes at %llu of "
                          "the data, found a file of %llu", g->c->name, t->name, (unsigned long long)t->nbytes,
-                         (unsigned long long)*sum, (unsigned long long)g->c->map.size);
+                         (unsigned long long)*sum, (unsigned long long)g->map->size);
     *sum = round_up(*sum + t->nbytes, g->alignment);      /* both are below 2^63: no overflow */
     return AK42_STATUS_OK;
 }
@@ -306,36 +306,53 @@ static ak42_status read_tensor(tensor *t, uint64_t *sum, gguf_file *g, container
 }
 
 /* Offsets become absolute once the table's end is known. */
-static ak42_status place_tensors(gguf_file *g, ak42_error *err) {
-    container *c = g->c;
+static ak42_status place_tensors(tensor *tensors, const gguf_file *g, ak42_error *err) {
     const uint64_t data = round_up(g->at, g->alignment);
     for (uint32_t i = 0; i < g->n_tensors; i++) {
-        tensor *t = &c->tensors[i];
+        tensor *t = &tensors[i];
         uint64_t end;
         if (!add_u64(&t->offset, t->offset, data) || !add_u64(&end, t->offset, t->nbytes) ||
-            end > c->map.size)
+            end > g->map->size)
             return error_set(err, AK42_STATUS_FORMAT, "%s: truncated: tensor %s: expected %llu bytes at "
-                             "byte %llu, found a file of %llu", c->name, t->name,
+                             "byte %llu, found a file of %llu", g->c->name, t->name,
                              (unsigned long long)t->nbytes, (unsigned long long)t->offset,
-                             (unsigned long long)c->map.size);
-        t->data = c->map.data + t->offset;
+                             (unsigned long long)g->map->size);
+        t->home = g->map;
+        t->data = g->map->data + t->offset;
     }
     return AK42_STATUS_OK;
 }
 
-static ak42_status read_tensors(gguf_file *g, container_want want, ak42_error *err) {
-    container *c = g->c;
+/* The tensors of one file: g->n_tensors of them. */
+static ak42_status read_part_tensors(tensor *tensors, gguf_file *g, container_want want, ak42_error *err) {
     uint64_t sum = 0;
-    if (!(c->tensors = mem_zalloc(c->alloc, g->n_tensors, sizeof *c->tensors)))
-        return error_set(err, AK42_STATUS_NOMEM, "%s: no memory for the list of %u tensors", c->name,
-                         g->n_tensors);
     for (uint32_t i = 0; i < g->n_tensors; i++) {
-        const ak42_status status = read_tensor(&c->tensors[i], &sum, g, want, err);
+        const ak42_status status = read_tensor(&tensors[i], &sum, g, want, err);
         if (status) return status;
     }
-    const ak42_status status = place_tensors(g, err);
+    return place_tensors(tensors, g, err);
+}
+
+/* Those of the file, then those of its further parts. */
+static ak42_status read_tensors(gguf_file *g, container_want want, ak42_error *err) {
+    container *c = g->c;
+    uint64_t n = g->n_tensors;
+    for (uint32_t i = 0; i < g->n_parts; i++) n += g->parts[i].n_tensors;
+    if (n > TENSORS_MAX)
+        return error_set(err, AK42_STATUS_FORMAT, "%s: expected at most %d tensors in all parts, found %llu",
+                         c->name, TENSORS_MAX, (unsigned long long)n);
+    if (!(c->tensors = mem_zalloc(c->alloc, n, sizeof *c->tensors)))
+        return error_set(err, AK42_STATUS_NOMEM, "%s: no memory for the list of %llu tensors", c->name,
+                         (unsigned long long)n);
+    ak42_status status = read_part_tensors(c->tensors, g, want, err);
+    uint64_t done = g->n_tensors;
+    for (uint32_t i = 0; i < g->n_parts && !status; i++) {
+        status = read_part_tensors(c->tensors + done, &g->parts[i], want, err);
+        if (status) status = gguf_fail_part(g, i, status, err);
+        done += g->parts[i].n_tensors;
+    }
     if (status) return status;
-    c->n_tensors = g->n_tensors;
+    c->n_tensors = (uint32_t)n;
     return container_sort(c, err);
 }
 
@@ -343,9 +360,10 @@ static ak42_status read_tensors(gguf_file *g, container_want want, ak42_error *e
 
 static ak42_status read_header(gguf_file *g, ak42_error *err) {
     container *c = g->c;
-    if (c->map.size < HEADER_BYTES) return fail_short(g, "header", HEADER_BYTES, err);
-    const uint32_t version = load_u32(c->map.data + 4);
-    const uint64_t n_tensors = load_u64(c->map.data + 8), n_values = load_u64(c->map.data + 16);
+    const uint8_t *data = g->map->data;
+    if (g->map->size < HEADER_BYTES) return fail_short(g, "header", HEADER_BYTES, err);
+    const uint32_t version = load_u32(data + 4);
+    const uint64_t n_tensors = load_u64(data + 8), n_values = load_u64(data + 16);
     if (version == 0x02000000 || version == 0x03000000)
         return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: expected little-endian GGUF, found a big-endian "
                          "file", c->name);
@@ -367,11 +385,17 @@ static ak42_status read_header(gguf_file *g, ak42_error *err) {
     return AK42_STATUS_OK;
 }
 
+ak42_status gguf_read_metadata(gguf_file *g, ak42_error *err) {
+    ak42_status status = read_header(g, err);
+    if (!status) status = read_values(g, err);
+    if (!status) status = read_alignment(g, err);
+    return status;
+}
+
 ak42_status gguf_parse(container *c, container_want want, ak42_error *err) {
-    gguf_file g = {.c = c};
-    ak42_status status = read_header(&g, err);
-    if (!status) status = read_values(&g, err);
-    if (!status) status = read_alignment(&g, err);
+    gguf_file g = {.c = c, .map = &c->map};
+    ak42_status status = gguf_read_metadata(&g, err);
+    if (!status) status = gguf_open_parts(&g, want, err);
     if (!status && want == CONTAINER_MODEL) status = gguf_read_architecture(&g, err);
     if (!status) status = gguf_read_vocab(&g, err);
     if (!status) status = gguf_read_sections(&g, err);
@@ -382,6 +406,7 @@ ak42_status gguf_parse(container *c, container_want want, ak42_error *err) {
         if (want == CONTAINER_VOCAB) container_free(c);
     }
     if (!status && want == CONTAINER_MODEL) status = gguf_read_config(&g, err);
+    mem_free(c->alloc, g.parts);
     mem_free(c->alloc, g.values);
     return status;
 }

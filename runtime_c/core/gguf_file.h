@@ -1,5 +1,5 @@
 /* gguf_file.h: a GGUF file's metadata, indexed by key: what gguf.c (the container) hands to gguf_keys.c
- * (the meaning of keys). Private to the two. */
+ * (the meaning of keys) and gguf_split.c (models in several files). Private to the three. */
 #ifndef AK42_GGUF_FILE_H
 #define AK42_GGUF_FILE_H
 
@@ -23,10 +23,13 @@ typedef struct gguf_value {
 
 typedef struct gguf_file {
     container *c;
+    const filemap *map;            /* this file's, where c has several */
     gguf_value *values;            /* (n_values), sorted by key */
     uint32_t n_values, n_tensors;
     uint32_t alignment;
     uint64_t at;                   /* where the parser stands */
+    struct gguf_file *parts;       /* (n_parts): the second file and those after it, with no values */
+    uint32_t n_parts;
 } gguf_file;
 
 /* Bytes of a file's own string that a message repeats, as printf's precision. */
@@ -34,6 +37,15 @@ static inline int gguf_shown(uint64_t size) { return size < 80 ? (int)size : 80;
 
 /* NULL where there is no such key. */
 const gguf_value *gguf_find(const gguf_file *g, const char *key);
+
+/* Reads a file's counts, keys and values; g->values is the caller's to free, also on failure. */
+ak42_status gguf_read_metadata(gguf_file *g, ak42_error *err);
+
+/* Where the file is a part of several: makes g the first of them, whichever was named, and opens the
+ * others (not for a vocabulary: it is in the first). FORMAT or IO names the part that is wrong. */
+ak42_status gguf_open_parts(gguf_file *g, container_want want, ak42_error *err);
+/* Puts the number of further part i in front of err's text; returns status. */
+ak42_status gguf_fail_part(const gguf_file *g, uint32_t i, ak42_status status, ak42_error *err);
 
 /* The architecture's name, checked to be one that runs. */
 ak42_status gguf_read_architecture(const gguf_file *g, ak42_error *err);

@@ -260,12 +260,7 @@ static ak42_status check_neutral(const gguf_file *g, ak42_error *err) {
         return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: key %s: expected %g or none, found %s %g",
                          g->c->name, key, keys[i].neutral, type_names[v->type], (double)number);
     }
-    int64_t parts = 1;
-    const ak42_status status = get_int(&parts, g, "split.count", 0, UINT16_MAX, err);
-    if (!status && parts > 1)
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: expected a whole model, found one part of %lld; "
-                         "merge them first", g->c->name, (long long)parts);
-    return status;
+    return AK42_STATUS_OK;
 }
 
 /* vocab_size is stated by up to three: a key, the vocabulary, and the embedding's rows. */

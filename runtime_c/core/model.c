@@ -321,6 +321,7 @@ static void fill_info(ak42_model *model) {
     info->kv_type = model->opts.kv_type ? model->opts.kv_type : f32 ? AK42_KV_TYPE_F32
         : model->kernels.kv_default;
     info->file_bytes = model->file.map.size;
+    for (uint32_t i = 0; i < model->file.n_parts; i++) info->file_bytes += model->file.parts[i].size;
     info->packed_bytes = model->packed_bytes;
 }
 
@@ -331,9 +332,12 @@ static ak42_status open_file(ak42_model *model, const char *path, const void *da
     snprintf(c->name, sizeof c->name, "%s", slash ? slash + 1 : path);
     c->alloc = &model->alloc;
     ak42_status status = AK42_STATUS_OK;
+    c->path = data ? NULL : path;
+    c->copied = model->opts.use_mmap == AK42_MMAP_NO;
     if (data) filemap_borrow(&c->map, data, size);
-    else status = filemap_open(&c->map, path, model->opts.use_mmap != AK42_MMAP_NO, err);
+    else status = filemap_open(&c->map, path, !c->copied, err);
     if (!status) status = container_parse(c, CONTAINER_MODEL, err);
+    c->path = NULL;                      /* the caller's string may go */
     if (status) return status;
     model->config = c->config;
     return check_tensors(model, err);

@@ -54,7 +54,7 @@ static void pack_piece(const packing *pk, const piece *p) {
                (size_t)((p->panel_end - p->panel_begin) * m->panel_bytes));
     else
         panel_pack(m->type, m->group_size, dst, t->data, m->rows, m->columns, p->panel_begin, p->panel_end);
-    forget(&pk->model->file.map, t, m, p);
+    forget(t->home ? t->home : &pk->model->file.map, t, m, p);
 }
 
 static void pack_on_thread(void *argument, team *team) {

@@ -15,6 +15,7 @@ typedef struct tensor {
     uint64_t dims[TENSOR_DIMS_MAX];     /* outermost first: (experts, rows, columns), (rows, columns) or (columns) */
     uint64_t offset;                    /* from the file's start */
     uint64_t nbytes;
+    const struct filemap *home;         /* the file that it is in; NULL: the container's only one */
     const uint8_t *data;                /* inside the mapping, no alignment promised below layout 1's 64 */
 } tensor;
 

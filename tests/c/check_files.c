@@ -931,7 +931,7 @@ static void check_gguf_keys(void) {
         {"no experts", add_no_experts, NULL, AK42_STATUS_OK, NULL},
         {"softcap", add_softcap, NULL, UNSUPPORTED, "softcapping"},
         {"bidirectional", add_bidirectional, NULL, UNSUPPORTED, "causal"},
-        {"split", add_split, NULL, UNSUPPORTED, "one part of 2"},
+        {"split", add_split, NULL, UNSUPPORTED, "part 1 of 2: expected a file"},
         {"vocab_size", add_vocab_size, NULL, FORMAT, "22, 21 and 21"},
         {"partial rotary", add_rotary, NULL, AK42_STATUS_OK, NULL},
         {"rotary beyond", add_rotary_17, NULL, FORMAT, "rotary_dim"},
