@@ -193,6 +193,17 @@ def _pre_tokenizer(value: Any) -> tuple[list[Step], bool]:
     return found, byte_level
 
 
+def _without_idle_split(normaliser: list[Step], pre_tokenizer: list[Step]) -> list[Step]:
+    """Gemma's tokenizer splits at spaces after all of them have become marks: there is nothing to split."""
+    if not normaliser or not pre_tokenizer or normaliser[-1].op != steps.REPLACE or normaliser[-1].flags & steps.REPLACE_REGEX:
+        return pre_tokenizer
+    pattern, replacement = steps.replace_parts(normaliser[-1])
+    first = pre_tokenizer[0]
+    idle = first.op == steps.SPLIT and first.flags & steps.SPLIT_LITERAL and not first.flags & steps.SPLIT_INVERT and \
+        first.data == pattern.encode() == b" " and " " not in replacement
+    return pre_tokenizer[1:] if idle else pre_tokenizer
+
+
 # ---- decoder ----
 
 
@@ -421,7 +432,8 @@ def _read(data: Mapping[str, Any], config: Mapping[str, Any]) -> Vocab:
     if not byte_level and fallback != decoding.bytes and any(byte_value(token) is not None for token in tokens):
         raise _unsupported("decoder", "ByteFallback on one side only")
     merges = _merges(model, pieces)
-    all_steps = (*_normaliser(data.get("normalizer")), steps.ADDED_STEP, *pre_tokenizer)
+    normaliser = _normaliser(data.get("normalizer"))
+    all_steps = (*normaliser, steps.ADDED_STEP, *_without_idle_split(normaliser, pre_tokenizer))
     unk = _get(model, "unk_token", str, "model", None)
     if unk is not None and unk not in pieces:
         raise FormatError(f"{FILE}: model.unk_token: {escape(unk)} is no token")

@@ -295,7 +295,7 @@ def tokenize(
 ) -> None:
     """Show the tokens of a text, or the text of tokens.
 
-    FILE is a model, a vocabulary-only GGUF, a tokenizer.bin, a tokenizer.json or a Hugging Face folder.
+    FILE is a model, a vocabulary-only GGUF, a tokenizer.json, tokenizer.model or tokenizer.bin, or a folder with one of these.
 
     \b
     Examples:

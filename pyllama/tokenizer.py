@@ -1,5 +1,5 @@
 """Tokenizer: text to token ids and back, alone or as part of a Model. The work is done in C; this file chooses flags, sizes
-buffers and reads the one kind of vocabulary that C does not (tokenizer.json, through the converter)."""
+buffers and reads the kinds of vocabulary that C does not (tokenizer.json, tokenizer.model and folders, through the converter)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from types import TracebackType
 from typing import Any
 
 from ._native import check, error_text, ffi, lib, new_error, path_bytes, raise_status, token_ids
-from .errors import RANGE, ArgumentError, ClosedError, FormatError, ModelIOError, ModelNotFoundError
+from .errors import RANGE, ArgumentError, ClosedError, FormatError, ModelIOError, ModelNotFoundError, UnsupportedError
 
 
 class Tokenizer:
     """A vocabulary with its rules. Immutable, and free to be used by many threads at once.
 
-    Tokenizer(path) reads it from a model file (ak42 or GGUF, a vocabulary-only one too), a llama2.c tokenizer.bin, a
-    tokenizer.json or a Hugging Face folder. A model's own is `model.tokenizer`."""
+    Tokenizer(path) reads it from a model file (ak42 or GGUF, a vocabulary-only one or a part of a split one too), a llama2.c
+    tokenizer.bin, a tokenizer.json, a SentencePiece tokenizer.model or a folder with one of them; what a file holds decides, not
+    its name. A model's own is `model.tokenizer`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         raw = path_bytes(path)
-        if os.path.isdir(path) or os.fsdecode(raw).endswith((".json", ".model")):
+        if _is_converters(path):
             self._handle = _open_tokn(_converted_tokn(path))
             return
         out = ffi.new("ak42_tokenizer **")
@@ -43,9 +44,30 @@ class Tokenizer:
         self._handle = ffi.gc(borrowed, lambda _, owner=owner: None)
         return self
 
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens: ids are below it."""
+        return self._info().vocab_size
+
+    @property
+    def bos_id(self) -> int:
+        """-1: none."""
+        return self._info().bos_id
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The ids that end a text; the first is the tokenizer's own."""
+        info = self._info()
+        return tuple(info.eos_ids[0 : info.n_eos])
+
+    @property
+    def add_bos(self) -> bool:
+        """Whether `encode` puts BOS first by itself."""
+        return bool(self._info().add_bos)
+
     def encode(self, text: str, add_bos: bool | None = None, parse_special: bool = False) -> list[int]:
-        """Ids of a text. add_bos None: as the tokenizer does by itself. parse_special: special tokens that are spelled out in
-        the text become their ids; otherwise they are text like any other."""
+        """Ids of a text. add_bos None: as the tokenizer does by itself; a text that begins with BOS gets no second. parse_special:
+        special tokens that are spelled out in the text become their ids; otherwise they are text like any other."""
         flags = lib.AK42_ENCODE_SPECIAL if parse_special else 0
         if add_bos is not None:
             flags |= lib.AK42_ENCODE_BOS if add_bos else lib.AK42_ENCODE_NO_BOS
@@ -102,6 +124,12 @@ class Tokenizer:
     def __reduce__(self) -> Any:
         raise TypeError("a Tokenizer cannot be pickled; pickle its path")
 
+    def _info(self) -> Any:
+        info, error = ffi.new("ak42_tokenizer_info *"), new_error()
+        info.struct_size = ffi.sizeof("ak42_tokenizer_info")
+        check(lib.ak42_tokenizer_get_info(self._open(), info, error), error)
+        return info
+
     def _open(self) -> Any:
         handle = self._handle
         if handle is None:
@@ -120,6 +148,19 @@ def text_bytes(text: str) -> bytes:
         raise ArgumentError(f"text: expected Unicode text, found half a surrogate pair at character {error.start}") from None
 
 
+def _is_converters(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a vocabulary that the converter reads: a folder, JSON, or a SentencePiece model, which begins with its
+    first piece (field 1 and a length; a tokenizer.bin may begin with the same byte, and zeros behind it)."""
+    if os.path.isdir(path):
+        return True
+    try:
+        with open(path, "rb") as file:
+            head = file.read(64)
+    except OSError:
+        return False               # C says what is wrong
+    return head.lstrip()[:1] == b"{" or (head[:1] == b"\n" and head[1:2] != b"\0") or os.fsdecode(path).endswith(".model")
+
+
 def _open_tokn(tokn: bytes) -> Any:
     out = ffi.new("ak42_tokenizer **")
     error = new_error()
@@ -134,9 +175,11 @@ def _converted_tokn(path: str | os.PathLike[str]) -> bytes:
     if not os.path.exists(path):
         raise ModelNotFoundError(f"{os.fspath(path)}: no such file")
     from converter.errors import ConvertError
+    from converter.errors import UnsupportedError as Unsupported
     from converter.sources.vocabulary import from_file
 
     try:
         return from_file(Path(path), 0).to_tokn()
     except ConvertError as error:
-        raise (ModelIOError if isinstance(error, OSError) else FormatError)(str(error)) from None
+        kind = ModelIOError if isinstance(error, OSError) else UnsupportedError if isinstance(error, Unsupported) else FormatError
+        raise kind(str(error)) from None

@@ -565,14 +565,76 @@ def test_v0_with_its_tokenizer_beside(tiny_spm: Path, tmp_path: Path, spm_bin: P
 # ---- tokenizers ----
 
 
-def test_a_tokenizer_alone(tiny_bpe: Path, bpe_bin: Path, model: pyllama.Model) -> None:
+def test_a_tokenizer_alone(tiny_bpe: Path, tiny_spm: Path, bpe_bin: Path, spm_bin: Path, model: pyllama.Model, tmp_path: Path) -> None:
+    """From every file that holds one, whatever it is called."""
     text = "Hello <|im_start|> wörld 🙂"
     wanted = model.encode(text)
-    for path in (bpe_bin, tiny_bpe, tiny_bpe / "tokenizer.json"):
+    converter.convert(tiny_bpe, tmp_path / "m.gguf")
+    (tmp_path / "no-suffix").write_bytes((tiny_bpe / "tokenizer.json").read_bytes())
+    (tmp_path / "m.gguf").rename(tmp_path / "a.json")
+    for path in (bpe_bin, tiny_bpe, tiny_bpe / "tokenizer.json", tmp_path / "a.json", tmp_path / "no-suffix", str(bpe_bin)):
         with pyllama.Tokenizer(path) as tokenizer:
             assert tokenizer.encode(text) == wanted and tokenizer.decode(wanted) == text
-    with pytest.raises(pyllama.ClosedError):
-        tokenizer.encode("x")
+            assert tokenizer.vocab_size == model.info.vocab_size == 403 and not tokenizer.add_bos
+            # ids that end a text stand in the files beside a tokenizer.json
+            assert tokenizer.eos_ids == (() if "no-suffix" in str(path) else (2,)), path
+    for closed in (tokenizer.encode, lambda _: tokenizer.vocab_size):
+        with pytest.raises(pyllama.ClosedError):
+            closed("x")
+    with pyllama.Model(spm_bin) as other:
+        text, wanted = "a little wörld\n", other.encode("a little wörld\n")
+    converter.convert(tiny_spm, tmp_path / "v0.bin", format="ak42-v0")
+    (tmp_path / "tokenizer.bin").rename(tmp_path / "x.model.bin")
+    (tmp_path / "pieces").write_bytes((tiny_spm / "tokenizer.model").read_bytes())
+    for path in (tiny_spm / "tokenizer.model", tmp_path / "pieces", tmp_path / "x.model.bin", spm_bin):
+        with pyllama.Tokenizer(path) as tokenizer:
+            assert tokenizer.encode(text) == wanted and tokenizer.decode(wanted, skip_special=True) == text
+            assert (tokenizer.vocab_size, tokenizer.bos_id, tokenizer.add_bos) == (403, 1, True) and 2 in tokenizer.eos_ids
+
+
+def test_a_vocabulary_only_gguf(tiny_bpe: Path, model: pyllama.Model, tmp_path: Path) -> None:
+    import gguf
+
+    with pyllama.Tokenizer(tiny_bpe) as tokenizer:
+        from converter.sources.vocabulary import from_file
+
+        keys = from_file(tiny_bpe, 0).to_gguf()
+        writer = gguf.GGUFWriter(tmp_path / "vocab.gguf", "llama")
+        writer.add_tokenizer_model(keys["tokenizer.ggml.model"])
+        writer.add_tokenizer_pre(keys["tokenizer.ggml.pre"])
+        writer.add_token_list(keys["tokenizer.ggml.tokens"])
+        writer.add_token_types(keys["tokenizer.ggml.token_type"])
+        writer.add_token_merges(keys["tokenizer.ggml.merges"])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.close()
+        assert pyllama.Tokenizer(tmp_path / "vocab.gguf").encode("Hello wörld 12") == tokenizer.encode("Hello wörld 12")
+
+
+def test_what_holds_no_tokenizer(tmp_path: Path, tiny_bpe: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
+    with pytest.raises(pyllama.UnsupportedError, match="tokenizer.model: a tiktoken vocabulary says neither .* give a tokenizer.json"):
+        pyllama.Tokenizer(tmp_path / "tokenizer.model")
+    with pytest.raises(pyllama.UnsupportedError, match="tiktoken"):
+        pyllama.Tokenizer(tmp_path)
+    (tmp_path / "tokenizer.model").unlink()
+    with pytest.raises(pyllama.FormatError, match="expected one of tokenizer.json"):
+        pyllama.Tokenizer(tmp_path)
+    with pytest.raises(pyllama.ModelNotFoundError):
+        pyllama.Tokenizer(tmp_path / "none.json")
+    (tmp_path / "x.json").write_text('{"model": {"type": "Unigram", "vocab": {}}}')
+    with pytest.raises(pyllama.UnsupportedError, match="model Unigram is not supported"):
+        pyllama.Tokenizer(tmp_path / "x.json")
+
+
+def test_never_two_bos(spm_bin: Path) -> None:
+    """A text that spells its BOS out, as chat templates do, has it already."""
+    with pyllama.Model(spm_bin) as model:
+        bos, tokenizer = model.info.bos_id, model.tokenizer
+        bare = tokenizer.encode("<s>text", add_bos=False, parse_special=True)
+        assert bare[0] == bos and bos not in bare[1:]
+        assert tokenizer.encode("<s>text", parse_special=True) == tokenizer.encode("<s>text", add_bos=True, parse_special=True) == bare
+        assert tokenizer.encode("<s>text").count(bos) == 1 and len(tokenizer.encode("<s>text")) > len(bare)     # here it is text
 
 
 def test_special_tokens_in_a_text(model: pyllama.Model) -> None:

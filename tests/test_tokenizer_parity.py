@@ -10,7 +10,9 @@ import json
 from pathlib import Path
 
 import pytest
+import texts
 from converter.tokenizer import Vocab
+from converter.tokenizer_presets import preset_by_name
 from converter.tokenizer_steps import NFC, PREPEND, REPLACE, SPLIT, STRIP
 from tokenizer_support import CODE, OTHER, WORDS, Tokenizer, generated
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -67,6 +69,42 @@ def falcon() -> HFTokenizer:
     return train_byte_level(pre_tokenizers.Sequence([
         pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=False),
         pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")]))
+
+
+def starcoder() -> HFTokenizer:
+    return train_byte_level(pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
+                                                     pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True)]), added=ADDED)
+
+
+def split_by(*patterns: str, digits: bool = False) -> pre_tokenizers.PreTokenizer:
+    """Splits by regular expressions one after another, then digits, then bytes: how DeepSeek's tokenizer.json files are laid out."""
+    found = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    return pre_tokenizers.Sequence([*found, *([pre_tokenizers.Digits(individual_digits=True)] if digits else []),
+                                    pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=False)])
+
+
+def patterns_of(name: str) -> list[str]:
+    return [step.data.decode() for step in preset_by_name(name).steps if step.op == SPLIT]
+
+
+def deepseek_llm() -> HFTokenizer:
+    hf = train_byte_level(split_by(*patterns_of("deepseek-llm"), digits=True), added=ADDED)
+    hf.normalizer = normalizers.Sequence([])
+    return hf
+
+
+def deepseek_coder() -> HFTokenizer:
+    return train_byte_level(split_by("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", digits=True))
+
+
+def deepseek_v3() -> HFTokenizer:
+    return train_byte_level(split_by(*patterns_of("deepseek-v3")), added=ADDED)
+
+
+def phi4_mini() -> HFTokenizer:
+    """GPT-4o's pattern, and Phi's added tokens, which take the white space behind them."""
+    return train_byte_level(split_by(*patterns_of("gpt-4o")), added=(
+        AddedToken("<|user|>", rstrip=True, normalized=False), AddedToken("<|end|> ", rstrip=True, normalized=False)))
 
 
 def qwen2() -> HFTokenizer:
@@ -134,8 +172,33 @@ def spm_split() -> HFTokenizer:
     return hf
 
 
-MAIN = [gpt2, llama3, spm]
-FAMILIES = [*MAIN, gpt2_prefixed, falcon, qwen2, odd_splits, spm_metaspace, spm_split]
+def phi3() -> HFTokenizer:
+    """Llama 2's settings with Phi-3's added tokens: special ones and an ordinary </s> that take the white space behind them."""
+    hf = spm()
+    hf.add_special_tokens([AddedToken("<|endoftext|>", normalized=False)])
+    hf.add_special_tokens([AddedToken(text, rstrip=True, normalized=False)
+                           for text in ("<|assistant|>", "<|placeholder1|>", "<|system|>", "<|end|>", "<|user|>")])
+    hf.add_tokens([AddedToken("<tool>", rstrip=True, normalized=False)])
+    return hf
+
+
+def gemma() -> HFTokenizer:
+    """No space in front, runs of white space as tokens of their own, found in the text as it is."""
+    hf = spm()
+    hf.normalizer = normalizers.Replace(" ", "▁")
+    hf.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    hf.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    hf.add_tokens([AddedToken(text, normalized=False) for text in ("\n\n", "\n\n\n", "\t\t", "▁▁", "▁▁▁", "<table>", "</h1>", "<unused0>")])
+    hf.add_special_tokens([AddedToken(text, normalized=False) for text in ("<start_of_turn>", "<end_of_turn>")])
+    return hf
+
+
+# Those that models have; the others are of no model, and get fewer strings.
+MAIN = [gpt2, llama3, spm, falcon, qwen2, starcoder, deepseek_llm, deepseek_coder, deepseek_v3, phi3, phi4_mini, gemma]
+FAMILIES = [*MAIN, gpt2_prefixed, odd_splits, spm_metaspace, spm_split]
+# What GGUF calls the steps of each; None: no name of GGUF's stands for them.
+GGUF_NAMES = {gpt2: "gpt-2", llama3: "llama-bpe", falcon: "falcon", qwen2: "qwen2", starcoder: "smollm", deepseek_llm: "deepseek-llm",
+              deepseek_coder: "deepseek-coder", deepseek_v3: "deepseek-v3", phi4_mini: "gpt-4o"}
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
@@ -233,6 +296,16 @@ def test_any_bytes_come_back(pair) -> None:
             assert text == data
 
 
+@pytest.mark.parametrize("family", GGUF_NAMES, ids=lambda family: family.__name__)
+def test_gguf_name(family) -> None:
+    """The settings have the name that GGUF files give them, and the name leads back to the settings."""
+    vocab = vocab_of(family())
+    keys = vocab.to_gguf()
+    assert keys["tokenizer.ggml.pre"] == GGUF_NAMES[family]
+    keys.pop("ak42.tokenizer", None)
+    assert Vocab.from_gguf(keys).steps == vocab.steps
+
+
 def test_follows(pair) -> None:
     """A text that continues another gets no BOS and no space in front."""
     _, vocab, ours = pair
@@ -270,12 +343,15 @@ def test_smollm2(smollm2_gguf: Path) -> None:
 
 
 def test_time(smollm2_gguf: Path) -> None:
-    """A megabyte of English in a second at the most, a MiB of one letter in two; best of three."""
+    """A megabyte of English in a second at the most (docs/tokenizer.md has what was measured), a MiB of one letter in two; best of
+    three."""
     import time
 
     ours = Tokenizer(smollm2_gguf)
-    english = (" ".join(WORDS) + ".\n").encode()
-    for text, limit in ((english * (1_000_000 // len(english)), 1.0), (b"a" * 2 ** 20, 2.0), (b" " * 2 ** 20, 2.0), (b"e\xcc\x81" * 2 ** 18, 2.0)):
+    words = (" ".join(WORDS) + ".\n").encode()
+    english = texts.ENGLISH_FILE.read_bytes()
+    english = english * (1_000_000 // len(english)) + english[:1_000_000 % len(english)]
+    for text, limit in ((english, 1.0), (words * (1_000_000 // len(words)), 1.0), (b"a" * 2 ** 20, 2.0), (b" " * 2 ** 20, 2.0), (b"e\xcc\x81" * 2 ** 18, 2.0)):
         seconds = []
         for _ in range(3):
             start = time.perf_counter()

@@ -6,13 +6,14 @@ Only finds and opens files; what is inside them is tokenizer.py's business. Call
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import strict_json
-from ..errors import ConvertError, FormatError, escape
+from ..errors import ConvertError, FormatError, UnsupportedError, escape
 from .input_file import InputFile, looks_like
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ MAX_TOKENIZER = 256 << 20          # bytes of tokenizer.json and its like
 MAX_TEMPLATE = 1 << 20
 SIDECAR = "tokenizer.bin"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", SIDECAR)         # the first that is there is taken
+_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")            # a line of such a vocabulary: base64 and a rank
 TOKENIZER_CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
 
 
@@ -42,7 +44,7 @@ def from_file(path: Path, vocab_size: int) -> Vocab:
         seen = looks_like(head, file.size)
         if seen is not None:
             raise FormatError(f"{file.name}: expected a tokenizer, found {seen}")
-        if _is_protobuf(head):
+        if _is_protobuf(head) or _TIKTOKEN.match(head):
             return _from_sentencepiece(file)
         return _from_bin(file, vocab_size)
 
@@ -156,6 +158,9 @@ def _from_json(file: InputFile, folder: Path) -> Vocab:
 def _from_sentencepiece(file: InputFile) -> Vocab:
     from ..tokenizer import Vocab
 
+    if _TIKTOKEN.match(file.read(0, min(64, file.size))):
+        raise UnsupportedError(f"{file.name}: a tiktoken vocabulary says neither how it cuts a text nor what is special, and is "
+                               "not supported; give a tokenizer.json")
     with _named(file.name, "tokenizer.model"):
         return Vocab.from_sentencepiece(file.read_all(MAX_TOKENIZER))
 

@@ -111,16 +111,22 @@ void ak42_model_close(ak42_model *model) {
     model_free(model);
 }
 
+/* The caller's struct may be shorter or longer than ours; struct_size stays his. */
+static ak42_status info_copy(void *out, const void *info, size_t known, const char *name, ak42_error *err) {
+    size_t size;
+    memcpy(&size, out, sizeof size);
+    if (size < sizeof size || size > 4096)
+        return error_set(err, AK42_STATUS_ARG, "%s: expected struct_size to be set, found %zu", name, size);
+    memcpy(out, info, size < known ? size : known);
+    memcpy(out, &size, sizeof size);
+    return AK42_STATUS_OK;
+}
+
 ak42_status ak42_model_get_info(const ak42_model *model, ak42_model_info *info, ak42_error *err) {
     error_clear(err);
     CHECK_NOT_NULL(model);
     CHECK_NOT_NULL(info);
-    const size_t size = info->struct_size;
-    if (size < sizeof size || size > 4096)
-        return error_set(err, AK42_STATUS_ARG, "model info: expected struct_size to be set, found %zu", size);
-    memcpy(info, &model->info, size < sizeof *info ? size : sizeof *info);
-    info->struct_size = size;
-    return AK42_STATUS_OK;
+    return info_copy(info, &model->info, sizeof *info, "model info", err);
 }
 
 const void *ak42_model_metadata(const ak42_model *model, const char *tag, size_t *size) {
@@ -171,6 +177,16 @@ ak42_status ak42_tokenizer_open(ak42_tokenizer **tokenizer, const char *path, co
 }
 
 void ak42_tokenizer_close(ak42_tokenizer *tokenizer) { tokenizer_free(tokenizer); }
+
+ak42_status ak42_tokenizer_get_info(const ak42_tokenizer *tokenizer, ak42_tokenizer_info *info, ak42_error *err) {
+    error_clear(err);
+    CHECK_NOT_NULL(tokenizer);
+    CHECK_NOT_NULL(info);
+    ak42_tokenizer_info found = {.vocab_size = (int32_t)tokenizer_vocab_size(tokenizer), .bos_id = tokenizer_bos(tokenizer),
+                                 .eos_ids = {-1, -1, -1, -1}, .add_bos = tokenizer_adds_bos(tokenizer)};
+    found.n_eos = tokenizer_eos(tokenizer, found.eos_ids);
+    return info_copy(info, &found, sizeof found, "tokenizer info", err);
+}
 
 const ak42_tokenizer *ak42_model_tokenizer(const ak42_model *model) { return model ? model->tokenizer : NULL; }
 

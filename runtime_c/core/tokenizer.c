@@ -60,6 +60,9 @@ static void encode_all(encoder *e, const uint8_t *text, uint32_t size) {
     bool bos = e->flags & AK42_ENCODE_BOS || (whole && t->flags & FLAG_ADD_BOS);
     if (bos) encoder_emit(e, (uint32_t)t->bos_id);
     encode_added(e, &t->raw, text, size, 0, true);
+    /* A text that spells its BOS out has it already. */
+    if (bos && !e->status && e->n_ids > 1 && e->ids[1] == t->bos_id)
+        memmove(e->ids, e->ids + 1, --e->n_ids * sizeof *e->ids);
     if (whole && t->flags & FLAG_ADD_EOS) encoder_emit(e, (uint32_t)t->eos_ids[0]);
 }
 

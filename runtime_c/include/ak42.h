@@ -167,7 +167,7 @@ const void *ak42_model_metadata(const ak42_model *model, const char *tag, size_t
 /* ---- tokenizers ---- */
 
 enum {
-    AK42_ENCODE_BOS = 1,           /* put BOS first whatever the tokenizer's own rule */
+    AK42_ENCODE_BOS = 1,           /* put BOS first whatever the tokenizer's own rule; a text that begins with it gets no second */
     AK42_ENCODE_NO_BOS = 2,        /* put no BOS first */
     AK42_ENCODE_SPECIAL = 4,       /* special tokens that are spelled out in the text become their ids */
     AK42_ENCODE_CONTINUE = 8,      /* the text follows other text: no BOS, no dummy prefix space */
@@ -179,6 +179,18 @@ enum {
  * size bytes of a TOKN section, which are copied. On success *tokenizer is the caller's, to be closed. */
 ak42_status ak42_tokenizer_open(ak42_tokenizer **tokenizer, const char *path, const void *tokn, size_t size, ak42_error *err);
 void ak42_tokenizer_close(ak42_tokenizer *tokenizer);
+
+typedef struct ak42_tokenizer_info {
+    size_t struct_size;
+    int32_t vocab_size;
+    int32_t bos_id;                /* -1: none */
+    int32_t eos_ids[4];            /* -1: none */
+    int32_t n_eos;
+    int32_t add_bos;               /* 1: it puts BOS first by itself */
+} ak42_tokenizer_info;
+
+/* Fills info, whose struct_size the caller has set. */
+ak42_status ak42_tokenizer_get_info(const ak42_tokenizer *tokenizer, ak42_tokenizer_info *info, ak42_error *err);
 /* The model's own tokenizer, owned by the model; NULL where its file carries none. */
 const ak42_tokenizer *ak42_model_tokenizer(const ak42_model *model);
 /* Text (size bytes, may hold NUL, need not be valid UTF-8) to ids. *n_ids is the count needed, also where n_max is too small:

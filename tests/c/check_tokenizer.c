@@ -421,6 +421,42 @@ static void check_calls(const writer *good) {
     tokenizer_free(NULL);
 }
 
+/* Through the public header: a section in memory and a file alone, and what they say of themselves. */
+static void check_public(const writer *tokn, const writer *bin) {
+    ak42_tokenizer *t = NULL;
+    ak42_error err;
+    ak42_tokenizer_info info = {.struct_size = sizeof info};
+    CHECK(!ak42_tokenizer_open(&t, NULL, tokn->data, tokn->size, &err), "%s", err.text);
+    CHECK(!ak42_tokenizer_get_info(t, &info, &err), "%s", err.text);
+    CHECK(info.struct_size == sizeof info && info.vocab_size == (int32_t)tokenizer_vocab_size(t) && info.bos_id == 1 &&
+          info.n_eos == 1 && info.eos_ids[0] == 2 && info.eos_ids[1] == -1 && info.add_bos == 1,
+          "%d tokens, BOS %d, %d EOS", info.vocab_size, info.bos_id, info.n_eos);
+    int32_t ids[8];
+    size_t n;
+    static const uint32_t flags[] = {AK42_ENCODE_SPECIAL, AK42_ENCODE_SPECIAL | AK42_ENCODE_BOS};
+    for (size_t i = 0; i < ARRAY_LEN(flags); i++)
+        CHECK(!ak42_encode(t, "<s>", 3, flags[i], ids, ARRAY_LEN(ids), &n, &err) && n == 2 && ids[0] == 1 &&
+              ids[1] == 2, "BOS that is spelled out: %zu ids", n);
+    CHECK(!ak42_encode(t, "<s><s>", 6, AK42_ENCODE_SPECIAL, ids, ARRAY_LEN(ids), &n, &err) && n == 3, "%zu ids", n);
+    struct { size_t struct_size; int32_t vocab_size, guard; } shorter = {12, 0, 77};
+    CHECK(!ak42_tokenizer_get_info(t, (ak42_tokenizer_info *)(void *)&shorter, &err) && shorter.struct_size == 12 &&
+          shorter.vocab_size == info.vocab_size && shorter.guard == 77, "an older struct");
+    info.struct_size = 0;
+    CHECK(ak42_tokenizer_get_info(t, &info, &err) == AK42_STATUS_ARG, "no struct_size");
+    CHECK(ak42_tokenizer_get_info(NULL, &info, &err) == AK42_STATUS_ARG && ak42_tokenizer_get_info(t, NULL, NULL) == AK42_STATUS_ARG,
+          "NULL");
+    ak42_tokenizer_close(t);
+    char path[] = "/tmp/check_tokenizer_XXXXXX";
+    const int fd = mkstemp(path);
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "wb");
+    CHECK(file && fwrite(bin->data, 1, bin->size, file) == bin->size && !fclose(file), "%s", path);
+    info.struct_size = sizeof info;
+    CHECK(!ak42_tokenizer_open(&t, path, NULL, 0, &err), "%s", err.text);
+    CHECK(!ak42_tokenizer_get_info(t, &info, &err) && info.vocab_size > 258 && info.bos_id == 1 && info.add_bos == 1, "a file alone");
+    ak42_tokenizer_close(t);
+    remove(path);
+}
+
 /* Time must grow with the text, not with its square. */
 static void check_time(const writer *good, const char *letter) {
     enum { SIZE = 1 << 20 };
@@ -460,6 +496,7 @@ int main(int argc, char **argv) {
     fail_allocations(tokenizer_from_tokn, &bpe, "bpe");
     fail_allocations(tokenizer_from_bin, &bin, "bin");
     check_calls(&ranks);
+    check_public(&ranks, &bin);
     static const char *const letters[] = {"a", " ", "ab", "e\xCC\x81", "\n", "1"};
     for (size_t i = 0; i < ARRAY_LEN(letters); i++) {
         check_time(&ranks, letters[i]);
