@@ -59,6 +59,11 @@ NEON_FN void unpack_pairs(uint8_t *dst, const uint8_t *panel, uint32_t n_super, 
                     vst1q_f32((float *)(void *)(dst + odd * 64 + h * 32 + j * 16), w[odd][j]);
         }
 }
+/* A copy: side by side panels do not fall on the same sets of the cache, as they do where they are a power of two apart. */
+static void unpack_f32(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {
+    (void)group_size;
+    memcpy(dst, panel, (size_t)n_super * WIDE_BYTES);
+}
 static void unpack_f16(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {
     (void)group_size;
     unpack_pairs(dst, panel, n_super, NEON_F16);
@@ -265,7 +270,8 @@ static double peak_f32(uint64_t n, float *sink) {
 
 void kernels_fill_neon(kernel_table *table) {
     table->kv_default = AK42_KV_TYPE_F16;
-    table->types[KERNEL_F32] = (type_kernels){ .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32 };
+    table->types[KERNEL_F32] =
+        (type_kernels){ ACT_F32, FLOAT_NR, gemm_f32, unpack_f32, gemm_f32, WIDE_BYTES, 48 };
     table->types[KERNEL_F16] =
         (type_kernels){ ACT_F32, FLOAT_NR, gemm_f16, unpack_f16, gemm_f32, WIDE_BYTES, 0 };
     table->types[KERNEL_BF16] =
