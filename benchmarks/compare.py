@@ -79,10 +79,15 @@ class Result:
         """Median rate of one side."""
         return statistics.median(leg[key] for leg in getattr(self, side))
 
+    def ratios(self, key: str) -> list[float]:
+        """Of each pair, in ascending order; empty where it was not timed."""
+        pairs = [(a[key], b[key]) for a, b in zip(self.ours, self.peer, strict=True)]
+        return sorted(a / b for a, b in pairs) if all(a and b for a, b in pairs) else []
+
     def ratio(self, key: str) -> float | None:
         """Median of the per-pair ratios; None where it was not timed."""
-        pairs = [(a[key], b[key]) for a, b in zip(self.ours, self.peer, strict=True)]
-        return statistics.median(a / b for a, b in pairs) if all(a and b for a, b in pairs) else None
+        ratios = self.ratios(key)
+        return statistics.median(ratios) if ratios else None
 
     def fraction(self, key: str) -> float | None:
         """Median of a fraction that our legs state."""
@@ -133,8 +138,8 @@ def random_folder(folder: Path) -> Path:
     config = {
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": s["dim"], "intermediate_size": s["hidden_dim"],
         "num_hidden_layers": s["n_layers"], "num_attention_heads": s["n_heads"], "num_key_value_heads": s["n_kv_heads"],
-        "head_dim": head_dim, "vocab_size": s["vocab_size"], "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "tie_word_embeddings": False, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2,
+        "head_dim": head_dim, "vocab_size": s["vocab_size"], "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0, "tie_word_embeddings": False, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
     (folder / "tokenizer.json").write_text(json.dumps(byte_tokenizer(s["vocab_size"])))
     (folder / "config.json").write_text(json.dumps(config))
@@ -150,7 +155,8 @@ def byte_tokenizer(vocab_size: int) -> dict:
     return {
         "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
         "added_tokens": [
-            {"id": i, "content": tokens[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+            {"id": i, "content": tokens[i], "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+             "special": True}
             for i in range(3)
         ],
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
@@ -225,8 +231,8 @@ def run_row(row: Row, options: argparse.Namespace) -> Result:
             str(model_file(row.model, row.peer_type, ".gguf")), *arguments_of(row, options.threads)]  # fmt: skip
     probes = {flag: leg([*peer, "--flash-attention", flag]) for flag in ("0", "1")}
     result = Result(row)
+    best = {key: max(probes, key=lambda flag, key=key: probes[flag][key]) for key in ("prompt", "generate")}
     for i in range(options.pairs):
-        best = {key: max(probes, key=lambda flag, key=key: probes[flag][key]) for key in ("prompt", "generate")}
         legs = [lambda: result.ours.append(leg(ours)), lambda: result.peer.append(peer_leg(peer, best))]
         for run in legs if i % 2 == 0 else reversed(legs):
             run()
@@ -254,18 +260,26 @@ def cells(result: Result) -> Iterator[list[str]]:
         ratio = result.ratio(key)
         if ratio is None:
             continue
-        fraction = result.fraction(limit)
+        fraction, ratios = result.fraction(limit), result.ratios(key)
         what = f"prompt {result.row.prompt}" if key == "prompt" else "generate"
         yield [result.row.name, what, f"{result.median('ours', key):.1f}", f"{result.median('peer', key):.1f}", f"{ratio:.2f}x",
+               f"{ratios[0]:.2f} to {ratios[-1]:.2f}",
                f"{100 * fraction:.0f}% of {'peak' if key == 'prompt' else 'bandwidth'}" if fraction else ""]  # fmt: skip
+
+
+def as_json(result: Result) -> dict:
+    """A row of the report: every leg, and what the pairs came to."""
+    medians = {key: result.ratio(key) for key in ("prompt", "generate")}
+    return asdict(result) | {"ratio": medians, "ratios": {key: result.ratios(key) for key in medians}}
 
 
 def print_table(lines: list[list[str]]) -> None:
     """Columns that line up."""
-    table = [["model", "test", "ak42 t/s", "llama.cpp t/s", "ratio", "of the machine's limit"], *lines]
+    table = [["model", "test", "ak42 t/s", "llama.cpp t/s", "ratio", "of pairs", "of the machine's limit"], *lines]
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
     for line in table:
-        print("  ".join(cell.ljust(w) if i in (0, 1, 5) else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))))
+        cells = zip(line, widths, strict=True)
+        print("  ".join(cell.ljust(w) if i in (0, 1, 6) else cell.rjust(w) for i, (cell, w) in enumerate(cells)))
 
 
 def write_chart(lines: list[list[str]], path: Path) -> None:
@@ -308,7 +322,7 @@ def main() -> None:
     print_table(lines)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     report = {"machine": platform.machine(), "peer": PEER_PACKAGE, "threads": options.threads, "isa": options.isa or "auto",
-              "rows": [asdict(r) | {"ratio": {k: r.ratio(k) for k in ("prompt", "generate")}} for r in results]}  # fmt: skip
+              "rows": [as_json(result) for result in results]}  # fmt: skip
     options.out.with_suffix(".json").write_text(json.dumps(report, indent=1))
     if lines:
         write_chart(lines, options.out.with_suffix(".png"))

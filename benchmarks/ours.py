@@ -1,7 +1,7 @@
 """One leg of a comparison on our side: a process of its own that prints one JSON object, as peer_llama_cpp.py does for the peer.
 
-Beside the rates it states what part of the machine's limits they are, with the limits measured in this very process: the arithmetic peak
-of the prompt's number type, and the read bandwidth of generation. Called by compare.py.
+Beside the rates it states what part of the machine's limits they are, with the limits measured in this very process: the
+arithmetic peak of the prompt's number type, and the read bandwidth of generation. Called by compare.py.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 import pyllama
 from pyllama.bench import bytes_per_token, measure
 
-# Which peak the kernels of a weight type live on.
-PEAKS = {"f32": "f32_gflops", "f16": "f32_gflops", "bf16": "bf16_gflops"}
+# Which peaks the kernels of a weight type may live on: bf16 is multiplied as bf16 or widened to f32, whichever is faster here.
+PEAKS = {"f32": ("f32_gflops",), "f16": ("f32_gflops",), "bf16": ("bf16_gflops", "f32_gflops")}
 
 
 def prompt_operations(info: pyllama.ModelInfo, tokens: int) -> float:
-    """Multiplications and additions of a prompt: every matrix once a token but the head, which sees the last token only, and attention
-    over the causal triangle."""
+    """Multiplications and additions of a prompt: every matrix once a token but the head, which sees the last token only, and
+    attention over the causal triangle."""
     heads = info.n_heads * info.head_dim
     kv = info.n_kv_heads * info.head_dim
     matrices = info.n_layers * info.dim * (2 * heads + 2 * kv + 3 * info.hidden_dim)
@@ -71,7 +71,7 @@ def main() -> None:
                     session.advance(tokens)
                 result["generate"] = len(passes) * step / (time.perf_counter() - start)
     if limits:
-        peak = limits[PEAKS.get(info.weight_type, "int8_gops")] * 1e9
+        peak = max(limits[name] for name in PEAKS.get(info.weight_type, ("int8_gops",))) * 1e9
         if peak and result["prompt"]:
             result["peak_fraction"] = prompt_operations(info, arguments.prompt) / arguments.prompt * result["prompt"] / peak
         if result["generate"]:

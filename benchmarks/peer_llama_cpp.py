@@ -1,8 +1,8 @@
 """One leg of a comparison on the peer's side: llama.cpp through llama-cpp-python's low-level functions.
 
 Runs in the peer's own virtual environment, as a process of its own; prints one JSON object. It times what llama.cpp's own
-bench times: a prompt in batches of 512 with the logits of its last token, and single-token steps with logits each, no sampling. Called by
-compare.py; knows nothing of ak42.
+bench times: a prompt in batches of 512 with the logits of its last token, and single-token steps with logits each, no
+sampling. Called by compare.py; knows nothing of ak42.
 """
 
 from __future__ import annotations
