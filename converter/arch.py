@@ -1,67 +1,157 @@
-"""The architectures as data: which tensors a model has, what they are called in each world, and how their rows are ordered.
+"""The tensors of a model as data: what they are for, what they are called in each world, how their rows are ordered and cut.
 
-A family is rows of `Role`; what its rows need beyond a copy is a named transform with its own test. Reads nothing and writes
-nothing. Called by plan.py, the sources and the targets.
+A tensor is a row of `ROLES`, the same for every architecture; an architecture adds how Hugging Face's format spells some of them
+and which of them its files hold as one. A transform is a named function with its own test. Reads nothing and writes nothing.
+Called by plan.py, the sources and the targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from .config import ModelConfig
+from .families import AFTER, BEFORE, EXPERTS, HALF_SPLIT, INTERLEAVED, Facts
+from .families import ARCHITECTURES as FACTS
 
-INTERLEAVED = "interleaved"        # rotary pairs are rows (2i, 2i+1) of a head
-HALF_SPLIT = "half_split"          # rotary pairs are rows (i, i + head_dim/2) of a head
+__all__ = ["ARCHITECTURES", "HALF_SPLIT", "INTERLEAVED", "LLAMA", "Architecture", "Piece", "Role", "Tensor", "gguf_pieces",
+           "hf_names", "hf_pieces", "letter_sizes", "reorder", "reordered_rows"]
 
 
 @dataclass(frozen=True)
 class Role:
-    """One tensor of an architecture, or one of every layer (`{}` in its names is the layer)."""
+    """One tensor of a model, or one of every layer (`{}` in its names is the layer)."""
 
     role: str
     gguf: str
-    hf: str                                # "" where Hugging Face's format has none
-    shape: tuple[str, ...]                 # letters of format.md: D, H, Q = n_heads * head_dim, KV, V, R = rotary_dim / 2
+    hf: str                                # "" where Hugging Face's format has none; of experts, with the expert's number as `{e}`
+    shape: tuple[str, ...]                 # letters of format.md: D, H, Q = n_heads * head_dim, KV, V, R = rotary_dim / 2, ...
     rope_heads: str = ""                   # "n_heads" or "n_kv_heads": the rows are rotated, as so many heads
+    need: str = ""                         # a rule of _NEEDS that says which models, and which layers, have it
+    norm: bool = False                     # the weight of a norm
+    exact: bool = False                    # it stays f32 whatever type the matrices get
 
     @property
     def per_layer(self) -> bool:
         return "{}" in self.gguf
 
 
+def _norms_before(config: ModelConfig, _layer: int) -> bool:
+    return config.facts.norms != AFTER
+
+
+def _norms_after(config: ModelConfig, _layer: int) -> bool:
+    return config.facts.norms != BEFORE
+
+
+def _is_expert_layer(config: ModelConfig, layer: int) -> bool:
+    return bool(config.flags[layer] & EXPERTS)
+
+
+_NEEDS: dict[str, Callable[[ModelConfig, int], bool]] = {
+    "": lambda _config, _layer: True,
+    "norms_before": _norms_before,
+    "norms_after": _norms_after,
+    "qkv_bias": lambda config, _layer: config.facts.qkv_bias,
+    "qk_norm": lambda config, _layer: bool(config.facts.qk_norm),
+    "dense": lambda config, layer: not _is_expert_layer(config, layer),
+    "experts": _is_expert_layer,
+    "longrope": lambda config, _layer: config.rope_scaling == "longrope",
+    "head": lambda config, _layer: not config.shared_classifier,
+}
+
+# In the file order of ak42 v3 and GGUF. Hugging Face's names are Llama's, where it has one.
+ROLES = (
+    Role("tok_emb", "token_embd.weight", "model.embed_tokens.weight", ("V", "D")),
+    Role("rope_freqs", "rope_freqs.weight", "", ("R",)),
+    Role("rope_long", "rope_factors_long.weight", "", ("R",), need="longrope"),
+    Role("rope_short", "rope_factors_short.weight", "", ("R",), need="longrope"),
+    Role("att_norm", "blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight", ("D",), need="norms_before", norm=True),
+    Role("wq", "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight", ("Q", "D"), rope_heads="n_heads"),
+    Role("wk", "blk.{}.attn_k.weight", "model.layers.{}.self_attn.k_proj.weight", ("KV", "D"), rope_heads="n_kv_heads"),
+    Role("wv", "blk.{}.attn_v.weight", "model.layers.{}.self_attn.v_proj.weight", ("KV", "D")),
+    Role("bq", "blk.{}.attn_q.bias", "model.layers.{}.self_attn.q_proj.bias", ("Q",), need="qkv_bias"),
+    Role("bk", "blk.{}.attn_k.bias", "model.layers.{}.self_attn.k_proj.bias", ("KV",), need="qkv_bias"),
+    Role("bv", "blk.{}.attn_v.bias", "model.layers.{}.self_attn.v_proj.bias", ("KV",), need="qkv_bias"),
+    Role("q_norm", "blk.{}.attn_q_norm.weight", "model.layers.{}.self_attn.q_norm.weight", ("QN",), need="qk_norm", norm=True),
+    Role("k_norm", "blk.{}.attn_k_norm.weight", "model.layers.{}.self_attn.k_norm.weight", ("KN",), need="qk_norm", norm=True),
+    Role("wo", "blk.{}.attn_output.weight", "model.layers.{}.self_attn.o_proj.weight", ("D", "Q")),
+    Role("att_post_norm", "blk.{}.post_attention_norm.weight", "model.layers.{}.post_attention_layernorm.weight", ("D",),
+         need="norms_after", norm=True),
+    Role("ffn_norm", "blk.{}.ffn_norm.weight", "model.layers.{}.post_attention_layernorm.weight", ("D",), need="norms_before",
+         norm=True),
+    Role("w1", "blk.{}.ffn_gate.weight", "model.layers.{}.mlp.gate_proj.weight", ("H", "D"), need="dense"),
+    Role("w3", "blk.{}.ffn_up.weight", "model.layers.{}.mlp.up_proj.weight", ("H", "D"), need="dense"),
+    Role("w2", "blk.{}.ffn_down.weight", "model.layers.{}.mlp.down_proj.weight", ("D", "H"), need="dense"),
+    Role("router", "blk.{}.ffn_gate_inp.weight", "model.layers.{}.mlp.gate.weight", ("E", "D"), need="experts", exact=True),
+    Role("experts_w1", "blk.{}.ffn_gate_exps.weight", "model.layers.{}.mlp.experts.{e}.gate_proj.weight", ("E", "HE", "D"),
+         need="experts"),
+    Role("experts_w3", "blk.{}.ffn_up_exps.weight", "model.layers.{}.mlp.experts.{e}.up_proj.weight", ("E", "HE", "D"),
+         need="experts"),
+    Role("experts_w2", "blk.{}.ffn_down_exps.weight", "model.layers.{}.mlp.experts.{e}.down_proj.weight", ("E", "D", "HE"),
+         need="experts"),
+    Role("ffn_post_norm", "blk.{}.post_ffw_norm.weight", "model.layers.{}.post_feedforward_layernorm.weight", ("D",),
+         need="norms_after", norm=True),
+    Role("norm", "output_norm.weight", "model.norm.weight", ("D",), norm=True),
+    Role("output", "output.weight", "lm_head.weight", ("V", "D"), need="head"),
+)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Tensors that stand one below another as one, in some format."""
+
+    gguf: str
+    hf: str
+    roles: tuple[str, ...]
+
+
+_FUSED = (
+    Fused("blk.{}.attn_qkv.weight", "model.layers.{}.self_attn.qkv_proj.weight", ("wq", "wk", "wv")),
+    Fused("blk.{}.ffn_up.weight", "model.layers.{}.mlp.gate_up_proj.weight", ("w1", "w3")),
+)
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """`roles` in the file order of ak42 v3 and GGUF; `rope_gguf` is how GGUF (and ak42) orders the rows of q and k."""
+    """The tensors of an architecture. `spelled` is how a family spells a role that others spell differently, by model_type; under
+    "" for all families of it."""
 
-    name: str                              # GGUF's word
-    roles: tuple[Role, ...]
-    rope_gguf: str
-    rope_hf: str = HALF_SPLIT
+    facts: Facts
+    spelled: Mapping[str, Mapping[str, str]]
+
+    @property
+    def name(self) -> str:
+        return self.facts.name
+
+    @property
+    def rope_gguf(self) -> str:
+        """How GGUF (and ak42) orders the rows of q and k."""
+        return self.facts.rope
+
+    @property
+    def rope_hf(self) -> str:
+        return HALF_SPLIT
 
     def tensors(self, config: ModelConfig, rope_freqs: bool = False) -> list[Tensor]:
         """Every tensor of a model in file order; the head only where it is its own, rope_freqs.weight where asked for."""
         sizes = letter_sizes(config)
-        before, layer, after = _split(self.roles)
-        placed = [(role, 0) for role in before]
-        placed += [(role, number) for number in range(config.n_layers) for role in layer]
-        placed += [(role, 0) for role in after]
-        left_out = set() if rope_freqs else {"rope_freqs"}
-        if config.shared_classifier:
-            left_out.add("output")
-        return [Tensor(role, number, tuple(sizes[letter] for letter in role.shape))
-                for role, number in placed if role.role not in left_out]
+        spelled = self.spelled.get("", {}) | self.spelled.get(config.hf_model_type, {})
+        return [Tensor(role, number, tuple(sizes[letter] for letter in role.shape), spelled.get(role.role, role.hf))
+                for role, number in _placed(config.n_layers)
+                if _NEEDS[role.need](config, number) and (rope_freqs or role.role != "rope_freqs")]
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor that a model of some config has to have."""
+    """A tensor that a model of some config has to have. Of three dimensions, the first counts experts."""
 
     role: Role
     layer: int
     shape: tuple[int, ...]
+    hf: str                                # how its family spells it
 
     @property
     def name(self) -> str:
@@ -70,44 +160,102 @@ class Tensor:
 
     @property
     def hf_name(self) -> str:
-        return self.role.hf.format(self.layer)
+        """Hugging Face's; of experts, that of the first."""
+        return self.hf.format(self.layer, e=0)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all its experts; a vector is one row."""
+        return int(np.prod(self.shape[:-1], dtype=np.int64))
 
 
 def letter_sizes(config: ModelConfig) -> Mapping[str, int]:
-    return {"D": config.dim, "H": config.hidden_dim, "Q": config.n_heads * config.head_dim,
-            "KV": config.n_kv_heads * config.head_dim, "V": config.vocab_size, "R": config.rotary_dim // 2}
+    queries, keys = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    whole = config.facts.qk_norm == "row"
+    return {"D": config.dim, "H": config.hidden_dim, "Q": queries, "KV": keys, "V": config.vocab_size, "R": config.rotary_dim // 2,
+            "QN": queries if whole else config.head_dim, "KN": keys if whole else config.head_dim, "E": config.n_experts,
+            "HE": config.expert_dim}
 
 
-def _split(roles: tuple[Role, ...]) -> tuple[list[Role], list[Role], list[Role]]:
-    """Roles before, of, and after the layers."""
-    first = next(i for i, role in enumerate(roles) if role.per_layer)
-    last = max(i for i, role in enumerate(roles) if role.per_layer)
-    return list(roles[:first]), list(roles[first : last + 1]), list(roles[last + 1 :])
+def _placed(n_layers: int) -> Iterator[tuple[Role, int]]:
+    """Roles before, of, and after the layers, in file order, each with its layer."""
+    first = next(i for i, role in enumerate(ROLES) if role.per_layer)
+    last = max(i for i, role in enumerate(ROLES) if role.per_layer)
+    yield from ((role, 0) for role in ROLES[:first])
+    yield from ((role, number) for number in range(n_layers) for role in ROLES[first : last + 1])
+    yield from ((role, 0) for role in ROLES[last + 1 :])
 
 
-LLAMA = Architecture("llama", rope_gguf=INTERLEAVED, roles=(
-    Role("tok_emb", "token_embd.weight", "model.embed_tokens.weight", ("V", "D")),
-    Role("rope_freqs", "rope_freqs.weight", "", ("R",)),
-    Role("att_norm", "blk.{}.attn_norm.weight", "model.layers.{}.input_layernorm.weight", ("D",)),
-    Role("wq", "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight", ("Q", "D"), rope_heads="n_heads"),
-    Role("wk", "blk.{}.attn_k.weight", "model.layers.{}.self_attn.k_proj.weight", ("KV", "D"), rope_heads="n_kv_heads"),
-    Role("wv", "blk.{}.attn_v.weight", "model.layers.{}.self_attn.v_proj.weight", ("KV", "D")),
-    Role("wo", "blk.{}.attn_output.weight", "model.layers.{}.self_attn.o_proj.weight", ("D", "Q")),
-    Role("ffn_norm", "blk.{}.ffn_norm.weight", "model.layers.{}.post_attention_layernorm.weight", ("D",)),
-    Role("w1", "blk.{}.ffn_gate.weight", "model.layers.{}.mlp.gate_proj.weight", ("H", "D")),
-    Role("w3", "blk.{}.ffn_up.weight", "model.layers.{}.mlp.up_proj.weight", ("H", "D")),
-    Role("w2", "blk.{}.ffn_down.weight", "model.layers.{}.mlp.down_proj.weight", ("D", "H")),
-    Role("norm", "output_norm.weight", "model.norm.weight", ("D",)),
-    Role("output", "output.weight", "lm_head.weight", ("V", "D")),
-))
+_BOTH_NORMS = {"": {"ffn_norm": "model.layers.{}.pre_feedforward_layernorm.weight"}}
+_MIXTRAL = {"mixtral": {
+    "router": "model.layers.{}.block_sparse_moe.gate.weight",
+    "experts_w1": "model.layers.{}.block_sparse_moe.experts.{e}.w1.weight",
+    "experts_w3": "model.layers.{}.block_sparse_moe.experts.{e}.w3.weight",
+    "experts_w2": "model.layers.{}.block_sparse_moe.experts.{e}.w2.weight",
+}}
+_SPELLED: dict[str, Mapping[str, Mapping[str, str]]] = {"llama": _MIXTRAL, "gemma2": _BOTH_NORMS, "gemma3": _BOTH_NORMS}
 
-ARCHITECTURES: dict[str, Architecture] = {LLAMA.name: LLAMA}
+ARCHITECTURES: dict[str, Architecture] = {name: Architecture(facts, _SPELLED.get(name, {})) for name, facts in FACTS.items()}
+LLAMA = ARCHITECTURES["llama"]
 
 
 def hf_names(config: ModelConfig) -> dict[str, str]:
-    """GGUF name -> Hugging Face name, of every tensor that a checkpoint of this config holds."""
+    """GGUF name -> Hugging Face name, of every tensor that a checkpoint of this config holds; of experts, the first one's."""
     tensors = ARCHITECTURES[config.architecture].tensors(config)
     return {tensor.name: tensor.hf_name for tensor in tensors if tensor.hf_name}
+
+
+# -- pieces: how a format cuts the tensors ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some rows of a tensor as a format has them: rows [begin, begin + count) of the tensor `name` there."""
+
+    name: str
+    begin: int
+    count: int
+    shape: tuple[int, ...]                 # of the whole tensor there
+
+
+def hf_pieces(config: ModelConfig) -> dict[str, list[Piece]]:
+    """GGUF name -> the pieces that make up the tensor in Hugging Face's format, in order: one an expert, or part of a fused one."""
+    found = {}
+    fused = _fused_pieces(config, lambda one: one.hf)
+    for tensor in ARCHITECTURES[config.architecture].tensors(config):
+        if tensor.name in fused:
+            found[tensor.name] = [fused[tensor.name]]
+        elif len(tensor.shape) == 3:
+            rows = tensor.shape[1]
+            found[tensor.name] = [Piece(tensor.hf.format(tensor.layer, e=e), 0, rows, tensor.shape[1:])
+                                  for e in range(tensor.shape[0])]
+        elif tensor.hf:
+            found[tensor.name] = [Piece(tensor.hf_name, 0, tensor.n_rows, tensor.shape)]
+    return found
+
+
+def gguf_pieces(config: ModelConfig, rope_freqs: bool = False) -> dict[str, Piece]:
+    """Name -> the piece of a GGUF file's tensor that it is; all of one, but where the architecture's files have fused ones."""
+    fused = _fused_pieces(config, lambda one: one.gguf)
+    return {tensor.name: fused.get(tensor.name) or Piece(tensor.name, 0, tensor.n_rows, tensor.shape)
+            for tensor in ARCHITECTURES[config.architecture].tensors(config, rope_freqs)}
+
+
+def _fused_pieces(config: ModelConfig, spelled: Callable[[Fused], str]) -> dict[str, Piece]:
+    """Name -> its place in a fused tensor, of an architecture that has such."""
+    if not config.facts.fused:
+        return {}
+    sizes = letter_sizes(config)
+    roles = {role.role: role for role in ROLES}
+    found = {}
+    for one in _FUSED:
+        rows = [sizes[roles[role].shape[0]] for role in one.roles]
+        for layer in range(config.n_layers):
+            begin = 0
+            for role, count in zip(one.roles, rows, strict=True):
+                found[roles[role].gguf.format(layer)] = Piece(spelled(one).format(layer), begin, count, (sum(rows), config.dim))
+                begin += count
+    return found
 
 
 # -- the transform: rows of q and k between the two orders of rotary pairs ------------------------------------------------------

@@ -8,54 +8,63 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from .config import (
     MAX_DIM,
+    MAX_EXPERTS,
     MAX_HEADS,
     MAX_INT32,
     MAX_LAYERS,
     MAX_VOCAB,
+    NO_EXPERTS,
     ModelConfig,
     check_heads,
     shortest,
     token_limit_of,
 )
+from .config_layers import flags_of
+from .config_rope import YARN_BETA_FAST, YARN_BETA_SLOW, yarn_sharpening
+from .errors import FormatError, UnsupportedError, escape
+from .families import AFTER, ARCHITECTURES, BEFORE, BOTH, EXPERTS, FAMILIES, NO_ROPE, NO_SCALES, OF_GGUF, WINDOW, Facts
 from .fields import Fields, show
 
 # -- GGUF keys ---------------------------------------------------------------------------------------------------------------
 
 GGUF_THETA = 10000.0               # llama.cpp's default where rope.freq_base is absent
 
-# Keys of architecture "llama" that change the maths when they are there, with the values that do not.
+# Keys that change the maths when they are there, with the values that do not.
 _NEUTRAL_GGUF: dict[str, tuple[Any, ...]] = {
-    "expert_count": (0,), "expert_used_count": (0,), "expert_feed_forward_length": (0,), "expert_shared_count": (0,),
-    "use_parallel_residual": (False,), "logit_scale": (0, 1), "residual_scale": (0, 1), "embedding_scale": (0, 1),
-    "attn_logit_softcapping": (0,), "final_logit_softcapping": (0,), "decoder_start_token_id": (),
-    "attention.causal": (True,), "attention.clamp_kqv": (0,), "attention.max_alibi_bias": (0,), "attention.scale": (0,),
+    "expert_shared_count": (0,), "expert_group_count": (0,), "expert_group_used_count": (0,), "expert_weights_scale": (0, 1),
+    "expert_gating_func": (0, 1),
+    "use_parallel_residual": (False,), "decoder_start_token_id": (),
+    "attention.causal": (True,), "attention.clamp_kqv": (0,), "attention.max_alibi_bias": (0,),
     "attention.output_scale": (0, 1), "attention.temperature_scale": (0,), "attention.temperature_length": (0,),
-    "attention.layer_norm_epsilon": (), "attention.sliding_window_pattern": (), "attention.chunk_size": (0,),
+    "attention.layer_norm_epsilon": (), "attention.chunk_size": (0,), "attention.key_length_swa": (0,),
     "attention.kv_lora_rank": (0,), "attention.q_lora_rank": (0,), "attention.shared_kv_layers": (0,),
-    "rope.dimension_sections": (), "rope.freq_base_swa": (), "rope.scaling.attn_factor": (0, 1),
-    "interleave_moe_layer_step": (0,), "nextn_predict_layers": (0,), "leading_dense_block_count": (0,),
+    "rope.dimension_sections": (), "rope.scaling.yarn_ext_factor": (1,), "rope.scaling.yarn_log_multiplier": (0,),
+    "interleave_moe_layer_step": (0, 1), "nextn_predict_layers": (0,), "leading_dense_block_count": (0,),
 }
 
 
-def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: int | None = None,
-                     shared_classifier: bool = True) -> tuple[ModelConfig, list[str]]:
-    """A GGUF's keys -> config, warnings. `embedding_rows` and `shared_classifier` come from its tensors."""
-    architecture = metadata.get("general.architecture")
+def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: int | None = None, shared_classifier: bool = True,
+                     shapes: Mapping[str, tuple[int, ...]] | None = None) -> tuple[ModelConfig, list[str]]:
+    """A GGUF's keys -> config, warnings. `embedding_rows`, `shared_classifier` and the `shapes` by name come from its tensors."""
     top = Fields(metadata, name)
-    if architecture is None:
+    stated = metadata.get("general.architecture")
+    if stated is None:
         top.absent("general.architecture")
-    elif not isinstance(architecture, str):
+    elif not isinstance(stated, str):
         top.wrong("general.architecture", "a name")
-    elif architecture != "llama":
-        top.unsupported("general.architecture", "llama is")
+    elif stated not in ARCHITECTURES:
+        top.unsupported("general.architecture", f"{', '.join(ARCHITECTURES)} are")
     top.finish()
-    prefix = "llama."
+    facts = ARCHITECTURES[str(stated)]
+    shapes = shapes or {}
+    prefix = f"{facts.name}."
     fields = Fields({key[len(prefix):]: value for key, value in metadata.items() if key.startswith(prefix)}, name, prefix, top.log)
     for key, neutral in _NEUTRAL_GGUF.items():
         value = fields.values.get(key)
@@ -73,20 +82,95 @@ def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: 
     else:
         theta = GGUF_THETA
         fields.default_used("rope.freq_base", theta, "GGUF's reference reader")
-    scaling, factor = _gguf_rope(fields)
+    rope = _gguf_rope(fields, trained_ctx, "rope_factors_long.weight" in shapes)
     vocab_size = fields.integer("vocab_size", 1, MAX_VOCAB, default=embedding_rows or _gguf_tokens(metadata) or 1)
     window = fields.integer("attention.sliding_window", 0, MAX_INT32, default=0)
     bos, eos, pad = _gguf_special(top, metadata, token_limit_of(fields, vocab_size) if fields.has("vocab_size") else vocab_size)
+    experts = _gguf_experts(fields, facts, shapes)
+    windowed, flags = _gguf_layers(fields, facts, n_layers, window, _layers_with_experts(shapes, n_layers, experts["n_experts"]))
+    window = window if windowed else 0
+    theta_local = fields.number("rope.freq_base_swa", facts.theta_local) if window else 0.0
+    if theta_local and not facts.theta_local and theta_local != theta:
+        fields.unsupported("rope.freq_base_swa", f"an architecture {facts.name} with one rope is")
+    theta_local = theta_local if facts.theta_local else 0.0
     config = ModelConfig(
-        architecture="llama", dim=dim, hidden_dim=hidden_dim, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads,
+        architecture=facts.name, dim=dim, hidden_dim=hidden_dim, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads,
         head_dim=head_dim, vocab_size=vocab_size, seq_len=trained_ctx, trained_ctx=trained_ctx, rope_theta=shortest(theta),
         norm_eps=shortest(fields.number("attention.layer_norm_rms_epsilon", below=1.0)), shared_classifier=shared_classifier,
-        rotary_dim=head_dim, sliding_window=window, rope_scaling=scaling, rope_factor=shortest(factor), rope_low_freq=0.0,
-        rope_high_freq=0.0, rope_original_ctx=0, hf_model_type="mistral" if window else "llama",
-        bos_id=bos, eos_ids=eos, pad_id=pad)
-    check_heads(fields, config, ("llama.embedding_length", "attention.head_count", "attention.head_count_kv",
-                                  "attention.key_length"))
+        rotary_dim=fields.integer("rope.dimension_count", 1, MAX_DIM, default=head_dim), sliding_window=window,
+        hf_model_type=OF_GGUF.get(facts.name) or ("mixtral" if experts["n_experts"] else "mistral" if window else "llama"),
+        bos_id=bos, eos_ids=eos, pad_id=pad, rope_theta_local=shortest(theta_local), layer_flags=flags, **rope, **experts,
+        **_gguf_scales(fields, facts, dim, n_heads, head_dim, n_layers))
+    if config.rotary_dim != head_dim and not FAMILIES[config.hf_model_type].partial_rotary:
+        fields.unsupported("rope.dimension_count", f"only the head's own length ({head_dim}) is")
+    if window and facts.name == "olmo2":
+        fields.unsupported("attention.sliding_window", "an olmo2 model without a window is")
+    check_heads(fields, config, (f"{facts.name}.embedding_length", "attention.head_count", "attention.head_count_kv",
+                                 "attention.key_length"))
     return config, fields.finish()
+
+
+def _gguf_layers(fields: Fields, facts: Facts, n_layers: int, window: int, experts: list[bool]) -> tuple[bool, tuple[int, ...]]:
+    """Whether any layer has the window, and the layers' flags."""
+    windowed = _gguf_pattern(fields, "attention.sliding_window_pattern", facts.full_period, n_layers)
+    rotated = _gguf_pattern(fields, "attention.rope_pattern", facts.no_rope_period, n_layers)
+    windowed = [window > 0 and one for one in windowed]
+    return any(windowed), flags_of(windowed, rotated, experts)
+
+
+def _gguf_pattern(fields: Fields, key: str, period: int, n_layers: int) -> list[bool]:
+    """One bool for each layer, or a period: every n-th is false. 0: none is."""
+    value = fields.values.get(key)
+    if isinstance(value, list):
+        if len(value) != n_layers or any(item not in (False, True) for item in value):
+            fields.wrong(key, f"true or false for each of {n_layers} layers")
+            return [True] * n_layers
+        return [bool(item) for item in value]
+    period = fields.integer(key, 0, MAX_INT32, default=period)
+    return [period == 0 or (i + 1) % period != 0 for i in range(n_layers)]
+
+
+# GGUF's key of each scale.
+_SCALE_KEYS = {"embedding_scale": "embedding_scale", "residual_scale": "residual_scale", "attention_scale": "attention.scale",
+               "logit_scale": "logit_scale", "attn_softcap": "attn_logit_softcapping", "final_softcap": "final_logit_softcapping"}
+
+
+def _gguf_scales(fields: Fields, facts: Facts, dim: int, n_heads: int, head_dim: int, n_layers: int) -> dict[str, float]:
+    plain = 1 / math.sqrt(head_dim)
+    found = dict(NO_SCALES)
+    if facts.embedding_sqrt:
+        found["embedding_scale"] = math.sqrt(dim)
+    if facts.wide_layers == n_layers and dim >= n_heads:
+        found["attention_scale"] = 1 / math.sqrt(dim // n_heads)
+    for field, key in _SCALE_KEYS.items():
+        value = fields.values.get(key)
+        if value is None or value == 0:                # 0 says nothing, as in the reference reader
+            continue
+        if field in facts.scales:
+            found[field] = shortest(fields.number(key))
+        elif value != NO_SCALES[field]:
+            fields.unsupported(key, f"only {NO_SCALES[field]:g} is")
+    if facts.logit_divisor:
+        found["logit_scale"] = 1 / found["logit_scale"]
+    if np.float32(found["attention_scale"]) == np.float32(plain):
+        found["attention_scale"] = 0.0
+    return found
+
+
+def _gguf_experts(fields: Fields, facts: Facts, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    n_experts = fields.integer("expert_count", 0, MAX_EXPERTS, default=0)
+    if n_experts and not facts.experts:
+        fields.unsupported("expert_count", f"architecture {facts.name} has none")
+    if not n_experts or not facts.experts:
+        return NO_EXPERTS
+    n_used = fields.integer("expert_used_count", 1, n_experts)
+    gate = next((shape for name, shape in shapes.items() if name.endswith(".ffn_gate_exps.weight") and len(shape) == 3), None)
+    return {"n_experts": n_experts, "n_experts_used": n_used, "expert_dim": gate[1] if gate else 0,
+            "experts_norm": fields.flag("expert_weights_norm", True)}
+
+
+def _layers_with_experts(shapes: Mapping[str, tuple[int, ...]], n_layers: int, n_experts: int) -> list[bool]:
+    return [n_experts > 0 and (not shapes or f"blk.{i}.ffn_gate_inp.weight" in shapes) for i in range(n_layers)]
 
 
 def _gguf_per_layer(fields: Fields, key: str, high: int, n_layers: int, default: int | None = None) -> int:
@@ -112,28 +196,53 @@ def _gguf_head_dim(fields: Fields, dim: int, n_heads: int) -> int:
         head_dim = 2
     else:
         head_dim = dim // n_heads
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if fields.has(key) and fields.integer(key, 1, MAX_DIM) == fields.values[key] != head_dim:
-            fields.unsupported(key, f"only the head's own length ({head_dim}) is")
+    key = "attention.value_length"
+    if fields.has(key) and fields.integer(key, 1, MAX_DIM) == fields.values[key] != head_dim:
+        fields.unsupported(key, f"only the head's own length ({head_dim}) is")
     return head_dim
 
 
-def _gguf_rope(fields: Fields) -> tuple[str, float]:
+def _gguf_rope(fields: Fields, trained_ctx: int, has_long_factors: bool) -> dict[str, Any]:
+    """The rope_* fields of a config, but for theta; llama3's numbers are not in the file, only its factors."""
     kind = fields.values.get("rope.scaling.type")
     if kind is not None and not isinstance(kind, str):
         fields.wrong("rope.scaling.type", "a name")
-        return "none", 1.0
+        kind = None
     old = fields.number("rope.scale_linear", default=1.0)          # what rope.scaling.factor was called before
+    attn_factor = 1.0
+    if fields.values.get("rope.scaling.attn_factor") not in (None, 0):
+        attn_factor = shortest(fields.number("rope.scaling.attn_factor"))
+    if kind == "longrope" or has_long_factors:
+        return _gguf_scaling("longrope", attn_factor=attn_factor,
+                             original_ctx=fields.integer("rope.scaling.original_context_length", 1, MAX_INT32))
+    if kind != "yarn" and attn_factor != 1:
+        fields.unsupported("rope.scaling.attn_factor", "only 1 is but with yarn and longrope")
+        attn_factor = 1.0
     if kind is None:
         if fields.has("rope.scaling.factor") and fields.values["rope.scaling.factor"] not in (0, 1):
             fields.absent("rope.scaling.type")
-        return ("linear", old) if old != 1.0 else ("none", 1.0)
+        return _gguf_scaling("linear", old) if old != 1.0 else _gguf_scaling()
     if kind == "none":
-        return "none", 1.0
-    if kind != "linear":
-        fields.unsupported("rope.scaling.type", "none and linear are")
-        return "none", 1.0
-    return "linear", fields.number("rope.scaling.factor", default=old if fields.has("rope.scale_linear") else None)
+        return _gguf_scaling()
+    if kind not in ("linear", "yarn"):
+        fields.unsupported("rope.scaling.type", "none, linear, yarn and longrope are")
+        return _gguf_scaling()
+    factor = fields.number("rope.scaling.factor", default=old if fields.has("rope.scale_linear") else None)
+    if kind == "linear":
+        return _gguf_scaling("linear", factor)
+    fast = fields.number("rope.scaling.yarn_beta_fast", YARN_BETA_FAST)
+    slow = fields.number("rope.scaling.yarn_beta_slow", YARN_BETA_SLOW)
+    if not slow < fast:
+        fields.wrong("rope.scaling.yarn_beta_fast", f"a number above rope.scaling.yarn_beta_slow ({slow:g})", fast)
+    return _gguf_scaling("yarn", factor, slow, fast,
+                         fields.integer("rope.scaling.original_context_length", 1, MAX_INT32, default=trained_ctx),
+                         fields.number("rope.scaling.yarn_attn_factor", yarn_sharpening(factor) * attn_factor))
+
+
+def _gguf_scaling(scaling: str = "none", factor: float = 1.0, low_freq: float = 0.0, high_freq: float = 0.0, original_ctx: int = 0,
+                  attn_factor: float = 1.0) -> dict[str, Any]:
+    return {"rope_scaling": scaling, "rope_factor": shortest(factor), "rope_low_freq": shortest(low_freq),
+            "rope_high_freq": shortest(high_freq), "rope_original_ctx": original_ctx, "rope_attn_factor": attn_factor}
 
 
 def _gguf_tokens(metadata: Mapping[str, Any]) -> int:
@@ -174,22 +283,20 @@ def config_from_ak42(values: Mapping[str, Any], name: str) -> tuple[ModelConfig,
     else:
         head_dim = dim // n_heads
     seq_len = fields.integer("seq_len", 1, MAX_INT32)
-    if values.get("rotary_dim", 0) not in (0, head_dim):
-        fields.unsupported("rotary_dim", f"only head_dim ({head_dim}) is")
-    for key, neutral in (("activation", (0,)), ("model_flags", (0,)), ("attn_softcap", (0,)), ("final_softcap", (0,)),
-                         ("embedding_scale", (0, 1)), ("residual_scale", (0, 1)), ("logit_scale", (0, 1)),
-                         ("n_experts", (0,)), ("n_experts_used", (0,)), ("rope_attn_factor", (0, 1))):
-        if values.get(key, 0) not in neutral:
-            fields.unsupported(key, f"only {neutral[-1]} is")
-    _ak42_scales(fields, head_dim)
     scaling = ROPE_SCALINGS.get(values.get("rope_scaling", 0))
-    if scaling not in ("none", "linear", "llama3"):
-        fields.unsupported("rope_scaling", "none, linear and llama3 are", scaling or values.get("rope_scaling"))
+    if scaling is None:
+        fields.unsupported("rope_scaling", f"{', '.join(ROPE_SCALINGS.values())} are")
         scaling = "none"
-    scaled, llama3 = scaling != "none", scaling == "llama3"
+    unsaid = {**NO_SCALES, "rope_attn_factor": 1.0, "rope_theta_local": 0.0}
+    scales = {key: shortest(fields.number(key)) if values.get(key) else default for key, default in unsaid.items()}
+    if np.float32(scales["attention_scale"]) == np.float32(1 / math.sqrt(head_dim)):
+        scales["attention_scale"] = 0.0
+    ranged = scaling in ("llama3", "yarn")
+    with_ctx = scaling in ("llama3", "yarn", "longrope")
     vocab_size = fields.integer("vocab_size", 1, MAX_VOCAB)
     token_limit = token_limit_of(fields, vocab_size)
     window = fields.integer("sliding_window", 0, MAX_INT32, default=0)
+    n_experts = fields.integer("n_experts", 0, MAX_EXPERTS, default=0)
     config = ModelConfig(
         architecture="llama", dim=dim, hidden_dim=fields.integer("hidden_dim", 1, MAX_DIM),
         n_layers=fields.integer("n_layers", 1, MAX_LAYERS), n_heads=n_heads,
@@ -197,24 +304,73 @@ def config_from_ak42(values: Mapping[str, Any], name: str) -> tuple[ModelConfig,
         trained_ctx=fields.integer("trained_ctx", 1, MAX_INT32, default=seq_len),
         rope_theta=shortest(fields.number("rope_theta", default=OLD_THETA)),
         norm_eps=shortest(fields.number("norm_eps", default=OLD_EPS, below=1.0)),
-        shared_classifier=bool(values["shared_classifier"]), rotary_dim=head_dim, sliding_window=window, rope_scaling=scaling,
-        rope_factor=shortest(fields.number("rope_factor")) if scaled else 1.0,
-        rope_low_freq=shortest(fields.number("rope_low_freq")) if llama3 else 0.0,
-        rope_high_freq=shortest(fields.number("rope_high_freq")) if llama3 else 0.0,
-        rope_original_ctx=fields.integer("rope_original_ctx", 1, MAX_INT32) if llama3 else 0,
+        shared_classifier=bool(values["shared_classifier"]), rotary_dim=fields.integer("rotary_dim", 0, head_dim, 0) or head_dim,
+        sliding_window=window, rope_scaling=scaling,
+        rope_factor=shortest(fields.number("rope_factor")) if scaling in ("linear", "dynamic", "yarn", "llama3") else 1.0,
+        rope_low_freq=shortest(fields.number("rope_low_freq")) if ranged else 0.0,
+        rope_high_freq=shortest(fields.number("rope_high_freq")) if ranged else 0.0,
+        rope_original_ctx=fields.integer("rope_original_ctx", 1, MAX_INT32) if with_ctx else 0,
         hf_model_type="mistral" if window else "llama", bos_id=fields.token("bos_id", token_limit),
-        eos_ids=fields.tokens("eos_ids", token_limit), pad_id=fields.token("pad_id", token_limit, strict=False))
-    if llama3 and not config.rope_low_freq < config.rope_high_freq:
+        eos_ids=fields.tokens("eos_ids", token_limit), pad_id=fields.token("pad_id", token_limit, strict=False),
+        n_experts=n_experts, n_experts_used=fields.integer("n_experts_used", 1, n_experts) if n_experts else 0,
+        experts_norm=bool(n_experts and values.get("model_flags", 0) & FLAG_EXPERTS_NORM), **scales)
+    if ranged and not config.rope_low_freq < config.rope_high_freq:
         fields.wrong("rope_high_freq", f"a number above rope_low_freq ({config.rope_low_freq:g})")
     check_heads(fields, config, ("dim", "n_heads", "n_kv_heads", "head_dim"))
     return config, fields.finish()
 
 
-def _ak42_scales(fields: Fields, head_dim: int) -> None:
-    """attention_scale 0 or 1/sqrt(head_dim), rope_theta_local 0 or rope_theta: what the one supported family has."""
-    scale = fields.values.get("attention_scale", 0)
-    if scale and np.float32(scale) != np.float32(1 / math.sqrt(head_dim)):
-        fields.unsupported("attention_scale", f"only 1/sqrt(head_dim), {1 / math.sqrt(head_dim):g}, is")
-    local = fields.values.get("rope_theta_local", 0)
-    if local and local != fields.values.get("rope_theta"):
-        fields.unsupported("rope_theta_local", "only rope_theta's own value is")
+# What a header says in its own fields that every model of an architecture has alike.
+ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}                      # byte 102
+NORM_FLAGS = {BEFORE: 0, AFTER: 1, BOTH: 2}                               # of byte 103, model_flags
+FLAG_EXPERTS_NORM = 4
+
+
+def complete_ak42(config: ModelConfig, model_type: str, values: Mapping[str, Any], layers: tuple[int, ...],
+                  shapes: Mapping[str, tuple[int, ...]], name: str) -> ModelConfig:
+    """A v3 header's config with what else the file says: the family that section CONF names, the flags of section LAYR, an
+    expert's width. FormatError where the header's fields are not that family's."""
+    if model_type not in FAMILIES:
+        raise UnsupportedError(f"{name}: section CONF: model_type: '{escape(model_type)}' is not supported, "
+                               f"{', '.join(sorted(FAMILIES))} are")
+    facts = ARCHITECTURES[FAMILIES[model_type].gguf]
+    expected = {"activation": ACTIVATIONS[facts.activation],
+                "model_flags": NORM_FLAGS[facts.norms] | FLAG_EXPERTS_NORM * config.experts_norm,
+                "QKV_BIAS": facts.qkv_bias, "QK_NORM": bool(facts.qk_norm)}
+    flags = values["incompat_flags"]
+    found = {key: values[key] for key in ("activation", "model_flags")}
+    found |= {feature: bool(flags & INCOMPAT[feature]) for feature in ("QKV_BIAS", "QK_NORM")}
+    wrong = next((key for key in expected if expected[key] != found[key]), None)
+    if wrong is not None:
+        raise FormatError(f"{name}: header: {wrong}: expected {int(expected[wrong])} of a {model_type} model, "
+                          f"found {int(found[wrong])}")
+    _check_family(config, facts, name)
+    gate = next((shape for key, shape in shapes.items() if key.endswith(".ffn_gate_exps.weight") and len(shape) == 3), None)
+    flagged = layers or config.flags
+    return replace(config, architecture=facts.name, hf_model_type=model_type, expert_dim=gate[1] if gate else 0,
+                   layer_flags=flags_of([bool(flag & WINDOW) for flag in flagged], [not flag & NO_ROPE for flag in flagged],
+                                        [bool(flag & EXPERTS) for flag in flagged]))
+
+
+def _check_family(config: ModelConfig, facts: Facts, name: str) -> None:
+    """A field that no model of the architecture has would be lost on the way to a format that has no place for it."""
+    for field, default in NO_SCALES.items():
+        value = getattr(config, field)
+        if field == "embedding_scale" and facts.embedding_sqrt:
+            if abs(value - math.sqrt(config.dim)) > 3e-7 * value:
+                raise UnsupportedError(f"{name}: header: embedding_scale: {value:g} is not supported, only sqrt(dim) is")
+        elif field not in facts.scales and value != default:
+            raise UnsupportedError(f"{name}: header: {field}: {value:g} is not supported, only {default:g} is")
+    if config.rope_attn_factor != 1 and config.rope_scaling not in ("yarn", "longrope"):
+        raise UnsupportedError(f"{name}: header: rope_attn_factor: {config.rope_attn_factor:g} is not supported with rope scaling "
+                               f"{config.rope_scaling}, only 1 is")
+    if config.n_experts and not facts.experts:
+        raise UnsupportedError(f"{name}: header: n_experts: {config.n_experts} is not supported, only 0 is")
+    if config.rope_theta_local and not facts.theta_local:
+        raise UnsupportedError(f"{name}: header: rope_theta_local: {config.rope_theta_local:g} is not supported, only 0 is")
+
+
+# Bits of incompat_flags.
+INCOMPAT = {name: 1 << bit for bit, name in enumerate((
+    "ROPE_THETA", "ROPE_SCALING", "NORM_EPS", "HEAD_DIM", "QKV_BIAS", "QK_NORM", "SLIDING_WINDOW", "ACTIVATION", "SOFTCAP",
+    "SCALES", "MOE", "ROPE_HALF_SPLIT", "PARTIAL_ROTARY", "MODEL_FLAGS", "LAYER_FLAGS", "DIRECTORY"))}

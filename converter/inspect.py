@@ -72,7 +72,7 @@ def _gguf(gguf: GgufParts, name: str, context: int | None) -> dict[str, Any]:
     rows = shapes.get("token_embd.weight", (None,))[0]
     try:
         config, _warnings = config_from_gguf(gguf.metadata, name, embedding_rows=rows,
-                                             shared_classifier="output.weight" not in shapes)
+                                             shared_classifier="output.weight" not in shapes, shapes=shapes)
     except ConvertError as error:
         return {**described, "problem": str(error)}
     config = _as_carried(config, gguf.metadata.get("ak42.config"), gguf.metadata.get("ak42.generation_config"))
@@ -188,7 +188,7 @@ def _may_be_safetensors(file: InputFile) -> bool:
 
 def _model(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], weight_bytes: int, types: set[str],
            context: int | None) -> dict[str, Any]:
-    parameters = sum(math.prod(shape) for name, shape in shapes.items() if name != "rope_freqs.weight")
+    parameters = sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith("rope_"))
     n_ctx = min(config.trained_ctx, DEFAULT_CONTEXT) if context is None else context
     kv_type, kv_bytes = ("f32", 4) if types == {"f32"} else ("f16", 2)          # the runtime's defaults
     cache = 2 * config.n_layers * n_ctx * config.n_kv_heads * config.head_dim * kv_bytes
@@ -202,8 +202,8 @@ def _in_memory(type_name: str, shape: tuple[int, ...], group_size: int = 0) -> i
     if len(shape) < 2:
         return 4 * math.prod(shape)
     kind = TYPES[type_name]
-    if type_name in PANEL_TYPES and len(shape) == 2 and kind.divides(shape[1], group_size):
-        return packed_bytes(type_name, shape[0], shape[1], group_size)
+    if type_name in PANEL_TYPES and kind.divides(shape[-1], group_size):
+        return math.prod(shape[:-2]) * packed_bytes(type_name, shape[-2], shape[-1], group_size)
     return math.prod(shape[:-1]) * kind.row_bytes(shape[-1], group_size)
 
 

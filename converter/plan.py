@@ -8,6 +8,7 @@ ever whole in memory unless the target wants it so. Built by `build_plan`, calle
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .arch import ARCHITECTURES, Tensor
+from .arch import ARCHITECTURES, ROLES, Tensor
 from .config import ModelConfig
 from .errors import FormatError, OutputError, UnsupportedError, UsageError, escape
+from .families import EXPERTS
 from .quant import TYPES, WeightType, group_size_for
 from .streams import Encoder, TensorStream, constant_rows
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .tokenizer import Vocab
 
 KEEP = "keep"
+EXACT_ROLES = frozenset(role.role for role in ROLES if role.exact)
 ROPE_FREQS = "rope_freqs.weight"
 MAX_EOS = 4                        # that a vocabulary holds
 TORCH_DTYPES = {"f16": "float16", "bf16": "bfloat16"}
@@ -39,13 +42,14 @@ class TensorPlan:
     name: str                      # GGUF's: "blk.0.attn_q.weight"
     role: str                      # arch.py's: "wq"
     type: WeightType
-    shape: tuple[int, ...]         # (rows, columns), or (columns,)
+    shape: tuple[int, ...]         # (experts, rows, columns), (rows, columns), or (columns,)
     group_size: int                # of int8; else 0
     reader: Callable[[int, int], np.ndarray] = field(repr=False, compare=False)
 
     @property
     def n_rows(self) -> int:
-        return self.shape[0] if len(self.shape) == 2 else 1
+        """Of all experts; a vector is one row."""
+        return math.prod(self.shape[:-1])
 
     @property
     def columns(self) -> int:
@@ -105,7 +109,7 @@ class Plan:
     @property
     def weight_type(self) -> str:
         """The type that every matrix has, or "mixed"."""
-        names = {tensor.type.name for tensor in self.tensors if len(tensor.shape) == 2}
+        names = {tensor.type.name for tensor in self.tensors if len(tensor.shape) > 1 and tensor.role not in EXACT_ROLES}
         return names.pop() if len(names) == 1 else "mixed"
 
 
@@ -143,17 +147,19 @@ def build_plan(source: Source, request: Request) -> Plan:
     rope = architecture.rope_hf if request.container == "hf" else architecture.rope_gguf
     has_factors = ROPE_FREQS in source.names()
     wants_factors = request.container != "hf" and (has_factors or config.rope_freqs() is not None)
-    tensors = architecture.tensors(config, rope_freqs=wants_factors)
+    tensors = [tensor for tensor in architecture.tensors(config, rope_freqs=wants_factors)
+               if request.container != "hf" or tensor.hf]
     types = _Types(source, request, config)
     errors: dict[str, dict[str, float]] = {}
     plans = []
     for tensor in tensors:
         kind, group = types.of(tensor)
-        if tensor.name == ROPE_FREQS and not has_factors:
-            values = config.rope_freqs()
+        values = None if tensor.name == ROPE_FREQS and has_factors else _factors(config, tensor.role.role)
+        if values is not None:
             reader = partial(constant_rows, kind.encode(values[None, :]))
         else:
-            reader = TensorStream(source, tensor, kind, group, config.head_dim, rope, errors, request.encoder).rows
+            reader = TensorStream(source, tensor, kind, group, config.head_dim, rope, errors, request.encoder,
+                                  norm_offset(source, request, tensor)).rows
         plans.append(TensorPlan(tensor.name, tensor.role.role, kind, tensor.shape, group, reader))
     paths = tuple(source.files)
     dtype = TORCH_DTYPES.get(types.main, "float32")
@@ -162,14 +168,34 @@ def build_plan(source: Source, request: Request) -> Plan:
                 source.foreign_rope_freqs)
 
 
+def _factors(config: ModelConfig, role: str) -> np.ndarray | None:
+    """A tensor of rope factors, which follow from the config; None for every other."""
+    if role == "rope_freqs":
+        return config.rope_freqs()
+    longrope = {"rope_long": config.rope_long, "rope_short": config.rope_short}
+    return np.array(longrope[role], dtype=np.float32) if role in longrope else None
+
+
+def norm_offset(source: Source, request: Request, tensor: Tensor) -> float:
+    """What a norm's weights get on their way between Hugging Face's format and the others: +1, -1 or nothing."""
+    offset = source.config.facts.norm_offset if tensor.role.norm else 0.0
+    if not offset or source.folded_norms == (request.container != "hf"):
+        return 0.0
+    return -offset if source.folded_norms else offset
+
+
 def matrix_types(source: Source) -> set[str]:
     """The names of the types that a source's matrices have."""
-    return {kind.name for kind, shape, _group in map(source.tensor, source.names()) if len(shape) == 2}
+    exact = {tensor.name for tensor in ARCHITECTURES[source.config.architecture].tensors(source.config) if tensor.role.exact}
+    return {source.tensor(name)[0].name for name in source.names() if len(source.tensor(name)[1]) > 1 and name not in exact}
 
 
 def model_group_size(config: ModelConfig) -> int:
     """The int8 group of a model of this config; 0 where there is none."""
-    return group_size_for((config.dim, config.n_heads * config.head_dim, config.hidden_dim))
+    widths = [config.expert_dim] if config.n_experts else []
+    if any(not flag & EXPERTS for flag in config.flags):
+        widths.append(config.hidden_dim)
+    return group_size_for((config.dim, config.n_heads * config.head_dim, *widths))
 
 
 def _with_tokens(source: Source) -> tuple[ModelConfig, Vocab | None]:
@@ -214,7 +240,7 @@ class _Types:
 
     def of(self, tensor: Tensor) -> tuple[WeightType, int]:
         """Type and int8 group."""
-        if len(tensor.shape) == 1:
+        if len(tensor.shape) == 1 or tensor.role.exact:
             return self._vector(tensor), 0
         kind, _shape, group = self._source.tensor(tensor.name)
         if self._request.type != KEEP:
@@ -237,14 +263,15 @@ class _Types:
         if self._request.container != "hf":
             return TYPES["f32"]
         own, _shape, _group = self._source.tensor(tensor.name)
-        if self._request.type == KEEP and self._source.format == "hf":
+        if self._request.type == KEEP and not self._source.folded_norms:
             return own
         wanted = TYPES.get(self.main, TYPES["f32"])
         return wanted if not wanted.quantised and self._fits(tensor, own, wanted) else TYPES["f32"]
 
     def _fits(self, tensor: Tensor, own: WeightType, wanted: WeightType) -> bool:
         """Whether a vector has the very same values in the type wanted."""
-        values = own.decode(self._source.read(tensor.name, 0, 1), tensor.shape[-1])
+        values = own.decode(self._source.read(tensor.name, 0, tensor.n_rows), tensor.shape[-1])
+        values = values + np.float32(norm_offset(self._source, self._request, tensor))
         return bool(np.array_equal(wanted.decode(wanted.encode(values), tensor.shape[-1]), values, equal_nan=True))
 
 

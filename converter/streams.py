@@ -29,7 +29,8 @@ class TensorStream:
     """The rows of one tensor in the type, group and rope order that a target wants."""
 
     def __init__(self, source: Source, tensor: Tensor, kind: WeightType, group: int, head_dim: int, rope: str,
-                 errors: dict[str, dict[str, float]], encoder: Encoder | None) -> None:
+                 errors: dict[str, dict[str, float]], encoder: Encoder | None, offset: float = 0.0) -> None:
+        """`offset` is added to every weight: what a family's norms have in one world and not in the other."""
         self._source = source
         self._tensor = tensor
         self._kind, self._group = kind, group
@@ -40,8 +41,9 @@ class TensorStream:
         if tensor.role.rope_heads:
             own_rope = source.rope_layout
             self._read = partial(_reordered, self._read, head_dim, own_rope, rope)
+        self._offset = offset
         same = (self._own, self._own_group) == (kind, group)
-        self._raw = same
+        self._raw = same and not offset
         self._loss = None if same or _is_exact(self._own, kind) else Loss(errors, tensor.name)
 
     def rows(self, begin: int, end: int) -> np.ndarray:
@@ -62,6 +64,8 @@ class TensorStream:
         values = self._own.decode(raw, self._columns, self._own_group)
         if self._own.quantised and not np.isfinite(values).all():
             raise self._not_finite()           # finite scales can still give an infinite weight
+        if self._offset:
+            values = values + np.float32(self._offset)
         encoded = self._encode(values)
         if self._loss is not None:
             decoded = self._kind.decode(encoded, self._columns, self._group)
@@ -89,7 +93,7 @@ class TensorStream:
 
     def _not_finite(self) -> ConvertError:
         """The error, after a look at the whole tensor in the source's own order."""
-        n_rows = self._tensor.shape[0] if len(self._tensor.shape) == 2 else 1
+        n_rows = self._tensor.n_rows
         step = max(CHUNK_WEIGHTS // self._columns, 1)
         n_nan = n_inf = 0
         first = -1

@@ -125,7 +125,7 @@ FOLDERS: dict[str, Row] = {
     "unknown architecture": Row(lambda f: change_config(f, architectures=["GPT2LMHeadModel"], model_type="gpt2"),
                                 ("config.json", "architecture", "GPT2LMHeadModel", "LlamaForCausalLM")),
     "unknown rope type": Row(rope(rope_type="spiral"), ("config.json", "rope_type", "spiral", "llama3")),
-    "unsupported rope type": Row(rope(rope_type="yarn", factor=4.0), ("config.json", "yarn")),
+    "unsupported rope type": Row(rope(rope_type="mrope", factor=4.0), ("config.json", "mrope")),
     "incomplete rope": Row(rope(high_freq_factor=...), ("config.json", "high_freq_factor"), spec=LLAMA3),
     "rope factor zero": Row(rope(rope_type="linear", factor=0.0), ("config.json", "factor", "0")),
     "bias": Row(lambda f: change_config(f, attention_bias=True), ("config.json", "attention_bias")),

@@ -144,11 +144,11 @@ def test_a_folder(files: dict[str, Path]) -> None:
 def test_a_folder_of_another_architecture_is_still_described(tmp_path: Path) -> None:
     folder = models.make_hf_model_numpy(tmp_path / "hf", SPEC)
     (folder / "config.json").write_text(
-        json.dumps(models.config_json(SPEC) | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"})
+        json.dumps(models.config_json(SPEC) | {"architectures": ["BloomForCausalLM"], "model_type": "bloom"})
     )
     found = inspect(folder)
     assert len(found["tensors"]) == 21 and "config" not in found
-    assert found["problem"].startswith("config.json: 2 problems: architectures: 'Qwen2ForCausalLM' is not supported")
+    assert found["problem"].startswith("config.json: 2 problems: architectures: 'BloomForCausalLM' is not supported")
 
 
 def write_gguf(path: Path, tensors: list[tuple[bytes, int, int]], keys: list[tuple[bytes, bytes]] = (), data: int = 4096) -> Path:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from models import ModelSpec
 
 import converter
-from converter.arch import HALF_SPLIT, INTERLEAVED, LLAMA, hf_names, reorder, reordered_rows
+from converter.arch import HALF_SPLIT, INTERLEAVED, ROLES, hf_names, reorder, reordered_rows
 from converter.errors import ConvertError, RefusedError, UnsupportedError, UsageError
 from converter.plan import Plan, Request, TensorPlan, build_plan, matrix_types
 from converter.quant import TYPES
@@ -454,4 +454,4 @@ def test_importing_the_converter_is_light() -> None:
 
 
 def test_roles_cover_every_tensor_once() -> None:
-    assert len({role.gguf for role in LLAMA.roles}) == len({role.role for role in LLAMA.roles}) == len(LLAMA.roles)
+    assert len({role.gguf for role in ROLES}) == len({role.role for role in ROLES}) == len(ROLES)

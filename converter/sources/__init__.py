@@ -38,6 +38,7 @@ class Source(Protocol):
     format: str                                # "hf", "meta", "llama2.c", "gguf", "ak42 v0", ...
     config: ModelConfig
     rope_layout: str                           # "interleaved" or "half_split"
+    folded_norms: bool                         # norms have what their family adds to them (Gemma's 1), as GGUF has it
     foreign_rope_freqs: bool                   # its rope_freqs.weight follows from no config
     hf_config: dict[str, Any] | None           # the config.json that it has or carries
     generation_config: dict[str, Any] | None

@@ -6,7 +6,6 @@ codes) and every checksum over weights is compared before the first of them is h
 
 from __future__ import annotations
 
-import struct
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from .. import strict_json
 from ..arch import HALF_SPLIT, INTERLEAVED
 from ..config import ROPE_SCALING_FIELDS, ModelConfig, config_from_hf, differences
 from ..crc32c import crc32c
-from ..errors import FormatError, UnsupportedError
+from ..errors import FormatError
 from ..panel import PANEL_ROWS, panel_bytes, unpack
 from ..quant import WeightType
 from . import rope_factors, vocabulary
@@ -34,6 +33,8 @@ CHECKED = 1 << 22                  # bytes that a checksum takes at a time
 
 class Ak42Source:
     """An open ak42 file. `close` releases it."""
+
+    folded_norms = True
 
     def __init__(self, path: Path, tokenizer: Path | None = None) -> None:
         self.path = path
@@ -58,13 +59,13 @@ class Ak42Source:
         has_factors = "rope_freqs.weight" in self._tensors
         self._expected = expected_shapes(stated, has_factors)
         check_shapes(self.name, self._expected, {key: tensor.shape for key, tensor in self._tensors.items()})
-        self._check_layers(stated)
         self.hf_config = self._json("CONF")
         self.generation_config = self._json("GENC")
         if self._ak42.version == 3 and self.hf_config is None:
             raise FormatError(f"{self.name}: trailer: expected the section CONF, which names the architecture, found none")
         carried = self._carried_config()
-        factors = self._factors() if has_factors else None
+        stated = rope_factors.with_long_factors(stated, self._factors)
+        factors = self._factors("rope_freqs.weight") if has_factors else None
         if factors is None and stated.rope_scaling == "llama3":
             raise FormatError(f"{self.name}: rope_scaling is llama3: expected the tensor rope_freqs.weight, found none")
         self.config, self.foreign_rope_freqs = rope_factors.explain(stated, carried, factors)
@@ -102,6 +103,21 @@ class Ak42Source:
         """uint8 (end - begin, row_bytes); FormatError where the checksum over these weights does not hold."""
         self.verify(name)
         tensor = self._tensors[name]
+        if len(tensor.shape) == 3:
+            return self._read_experts(tensor, begin, end)
+        return self._read_rows(tensor, begin, end)
+
+    def _read_experts(self, tensor: Ak42Tensor, begin: int, end: int) -> np.ndarray:
+        """Rows of experts that follow one another, each a matrix by itself."""
+        experts, rows, columns = tensor.shape
+        parts = []
+        for e in range(begin // rows, -(-end // rows)):
+            one = replace(tensor, shape=(rows, columns), offset=tensor.offset + e * (tensor.nbytes // experts),
+                          nbytes=tensor.nbytes // experts)
+            parts.append(self._read_rows(one, max(begin - e * rows, 0), min(end - e * rows, rows)))
+        return np.concatenate(parts) if parts else np.empty((0, tensor.type.row_bytes(columns, tensor.group_size)), np.uint8)
+
+    def _read_rows(self, tensor: Ak42Tensor, begin: int, end: int) -> np.ndarray:
         if tensor.layout == PANEL16:
             return self._read_panels(tensor, begin, end)
         if tensor.type.name == "int8":
@@ -183,17 +199,6 @@ class Ak42Source:
         self.warnings.extend(warnings)
         return config
 
-    def _factors(self) -> np.ndarray:
-        kind, shape, group = self.tensor("rope_freqs.weight")
-        return kind.decode(self.read("rope_freqs.weight", 0, 1), shape[-1], group)[0]
-
-    def _check_layers(self, config: ModelConfig) -> None:
-        """LAYR says where layers differ; here they are all alike, with a window or without."""
-        data = self._ak42.sections.get("LAYR")
-        if data is None:
-            return
-        if len(data) != 4 * config.n_layers:
-            raise FormatError(f"{self.name}: section LAYR: expected {4 * config.n_layers} bytes, found {len(data)}")
-        flags = struct.unpack(f"<{config.n_layers}I", data)
-        if any(flag != (config.sliding_window > 0) for flag in flags):
-            raise UnsupportedError(f"{self.name}: section LAYR: layers that differ are not supported")
+    def _factors(self, name: str) -> np.ndarray:
+        kind, shape, group = self.tensor(name)
+        return kind.decode(self.read(name, 0, 1), shape[-1], group)[0]

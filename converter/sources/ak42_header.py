@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import strict_json
 from ..config import MAX_DIM, MAX_HEADS, MAX_INT32, MAX_LAYERS, MAX_VOCAB, ModelConfig
-from ..config_files import config_from_ak42
+from ..config_files import INCOMPAT, complete_ak42, config_from_ak42
 from ..crc32c import crc32c
 from ..errors import FormatError, UnsupportedError, escape
+from ..families import EXPERTS, NO_ROPE, WINDOW
 from ..panel import TYPES as PANEL_TYPES
 from ..panel import packed_bytes
 from ..quant import BY_ID, INT8_GROUPS, TYPES, WeightType
@@ -29,10 +31,7 @@ DATA_ALIGNMENT, TENSOR_ALIGNMENT = 4096, 64
 ROWS, PANEL16 = 0, 1
 
 SIZES = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len")
-INCOMPAT = ("ROPE_THETA", "ROPE_SCALING", "NORM_EPS", "HEAD_DIM", "QKV_BIAS", "QK_NORM", "SLIDING_WINDOW", "ACTIVATION", "SOFTCAP",
-            "SCALES", "MOE", "ROPE_HALF_SPLIT", "PARTIAL_ROTARY", "MODEL_FLAGS", "LAYER_FLAGS", "DIRECTORY")
-REFUSED = ("QKV_BIAS", "QK_NORM", "MOE")           # features that no supported architecture has
-DIRECTORY, HALF_SPLIT = 1 << INCOMPAT.index("DIRECTORY"), 1 << INCOMPAT.index("ROPE_HALF_SPLIT")
+DIRECTORY, HALF_SPLIT, LAYER_FLAGS = INCOMPAT["DIRECTORY"], INCOMPAT["ROPE_HALF_SPLIT"], INCOMPAT["LAYER_FLAGS"]
 
 # offset and struct code of the extension's fields that config.py reads
 _MODEL_FIELDS = {
@@ -123,8 +122,40 @@ def read_ak42(file: InputFile) -> Ak42File:
         tensors = _old_tensors(config, version, group)
         data_offset, data_bytes = _payload(file, frame, tensors)
     sections = _trailer(file, frame, data_offset + data_bytes) if extended else {}
+    layers = _layers(name, sections, frame.get("incompat_flags", 0), config)
+    model_type = _model_type(name, sections) if version == 3 else None
+    if model_type is not None:
+        config = complete_ak42(config, model_type, values | {"incompat_flags": frame["incompat_flags"]}, layers,
+                               {tensor.name: tensor.shape for tensor in tensors}, name)
     return Ak42File(version, config, bool(values.get("rope_layout")), tensors, sections, data_offset, data_bytes,
                     frame["crc_payload"] if extended and version < 3 else None, values, tuple(warnings))
+
+
+def _model_type(name: str, sections: Mapping[str, bytes]) -> str | None:
+    """What CONF names; None where there is no such section, which ak42.py refuses."""
+    if "CONF" not in sections:
+        return None
+    found = strict_json.load_object(sections["CONF"], f"{name}: section CONF").get("model_type")
+    if not isinstance(found, str):
+        raise FormatError(f"{name}: section CONF: expected a model_type, found {strict_json.type_name(found)}")
+    return found
+
+
+def _layers(name: str, sections: Mapping[str, bytes], flags: int, config: ModelConfig) -> tuple[int, ...]:
+    """LAYR says where layers differ; it and the feature bit come together."""
+    data = sections.get("LAYR")
+    if (data is not None) != bool(flags & LAYER_FLAGS):
+        raise FormatError(f"{name}: section LAYR and the feature LAYER_FLAGS: expected both or none, found "
+                          f"{'LAYER_FLAGS' if data is None else 'LAYR'} alone")
+    if data is None:
+        return ()
+    if len(data) != 4 * config.n_layers:
+        raise FormatError(f"{name}: section LAYR: expected {4 * config.n_layers} bytes, found {len(data)}")
+    layers = struct.unpack(f"<{config.n_layers}I", data)
+    known = WINDOW | NO_ROPE | EXPERTS
+    if any(layer & ~known for layer in layers):
+        raise UnsupportedError(f"{name}: section LAYR: layers with flags beside {known} are not supported")
+    return layers
 
 
 def read_v0(file: InputFile) -> Ak42File:
@@ -185,10 +216,7 @@ def _check_features(name: str, version: int, flags: int, values: Mapping[str, An
     if unknown:
         raise UnsupportedError(f"{name}: header: incompat_flags at byte 76: 0x{flags:08x} has bits that are not known; "
                                "a newer version may read it")
-    named = [feature for bit, feature in enumerate(INCOMPAT) if flags >> bit & 1]
-    refused = [feature for feature in named if feature in REFUSED]
-    if refused:
-        raise UnsupportedError(f"{name}: header: the feature {refused[0]} is not supported")
+    named = [feature for feature, bit in INCOMPAT.items() if flags & bit]
     if version < 3 and named:
         raise FormatError(f"{name}: header: incompat_flags at byte 76: expected none in version {version}, found {named[0]}")
     if version == 3 and not flags & DIRECTORY:
@@ -203,8 +231,12 @@ def _check_features(name: str, version: int, flags: int, values: Mapping[str, An
 
 
 def _is_llama2c(config: ModelConfig) -> bool:
-    return ((config.rope_theta, config.norm_eps, config.rope_scaling) == (10000.0, 1e-5, "none")
-            and config.head_dim * config.n_heads == config.dim and not 0 < config.sliding_window < config.seq_len)
+    rope = (config.rope_theta, config.rope_scaling, config.rope_theta_local, config.rope_attn_factor, config.rotary_dim)
+    scales = (config.attn_softcap, config.final_softcap, config.embedding_scale, config.residual_scale, config.attention_scale,
+              config.logit_scale)
+    return (rope == (10000.0, "none", 0.0, 1.0, config.head_dim) and config.norm_eps == 1e-5 and scales == (0, 0, 1, 1, 0, 1)
+            and not config.n_experts and config.head_dim * config.n_heads == config.dim
+            and not 0 < config.sliding_window < config.seq_len)
 
 
 def _group_size(name: str, group: int, version: int, config: ModelConfig) -> int:
@@ -315,19 +347,19 @@ def _entry(name: str, data: bytes, group: int) -> Ak42Tensor:
     kind = BY_ID[type_id]
     if zero or last:
         raise FormatError(f"{where}: expected reserved fields of 0, found {zero or last}")
-    if not 1 <= n_dims <= 2 or any(dims[n_dims:]):
-        problem = UnsupportedError if n_dims == 3 else FormatError
-        raise problem(f"{where}: expected 1 or 2 dimensions, found {n_dims} of {dims}")
+    if not 1 <= n_dims <= 3 or any(dims[n_dims:]):
+        raise FormatError(f"{where}: expected 1 to 3 dimensions, found {n_dims} of {dims}")
     shape = tuple(dims[:n_dims])
     if not all(1 <= size <= 1 << 32 for size in shape):
         raise FormatError(f"{where}: expected sizes of 1 to 2^32, found {shape}")
     group = group if kind.name == "int8" else 0
     if not kind.divides(shape[-1], group):
         raise FormatError(f"{where}: expected a row of whole {kind.name} blocks, found {shape[-1]} weights")
-    if layout not in (ROWS, PANEL16) or (layout == PANEL16 and (n_dims != 2 or kind.name not in PANEL_TYPES)):
+    if layout not in (ROWS, PANEL16) or (layout == PANEL16 and (n_dims == 1 or kind.name not in PANEL_TYPES)):
         raise UnsupportedError(f"{where}: layout {layout} of {kind.name} is not supported")
-    rows = shape[0] if n_dims == 2 else 1
-    size = (packed_bytes(kind.name, rows, shape[-1], group) if layout == PANEL16 else rows * kind.row_bytes(shape[-1], group))
+    experts, rows = (1, *shape[:-1])[-2:] if n_dims > 1 else (1, 1)
+    size = experts * (packed_bytes(kind.name, rows, shape[-1], group) if layout == PANEL16
+                      else rows * kind.row_bytes(shape[-1], group))
     if nbytes != size:
         raise FormatError(f"{where}: expected {size} bytes for its shape, found {nbytes}")
     return Ak42Tensor(label, kind, layout, shape, offset, nbytes, group, crc)

@@ -1,4 +1,4 @@
-"""A GGUF file, or all parts of a split one, as a model: architecture "llama" with weights in the types that quant.py has.
+"""A GGUF file, or all parts of a split one, as a model: the architectures of families.py with weights in the types of quant.py.
 
 The container is gguf_file.py's, the keys are config.py's. `ak42.config` and `ak42.generation_config`, which our own writer leaves,
 bring back the texts of the Hugging Face folder that a file came from; a foreign file does without. Called by open_source.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import strict_json
-from ..arch import ARCHITECTURES
+from ..arch import ARCHITECTURES, gguf_pieces
 from ..config import ModelConfig, config_from_hf, differences
 from ..config_files import config_from_gguf
 from ..errors import FormatError, UnsupportedError, escape
@@ -35,6 +35,7 @@ class GgufSource:
     """An open GGUF model. `close` releases its files."""
 
     format = "gguf"
+    folded_norms = True
 
     def __init__(self, path: Path, tokenizer: Path | None = None) -> None:
         self.path = path
@@ -53,17 +54,20 @@ class GgufSource:
         if not self._tensors:
             raise FormatError(f"{self.name}: expected a model, found a GGUF file without tensors (a vocabulary)")
         self._check_vocab_sizes()
+        shapes = {key: tensor.shape for key, tensor in self._tensors.items()}
         stated, warnings = config_from_gguf(self._gguf.metadata, self.name, embedding_rows=self._embedding_rows(),
-                                            shared_classifier="output.weight" not in self._tensors)
+                                            shared_classifier="output.weight" not in self._tensors, shapes=shapes)
         self.warnings.extend(warnings)
         has_factors = "rope_freqs.weight" in self._tensors
         self._expected = expected_shapes(stated, has_factors)
-        check_shapes(self.name, self._expected, {key: tensor.shape for key, tensor in self._tensors.items()})
+        self._pieces = gguf_pieces(stated, has_factors)
+        check_shapes(self.name, {piece.name: piece.shape for piece in self._pieces.values()}, shapes)
         self._check_types()
         self.rope_layout = ARCHITECTURES[stated.architecture].rope_gguf
         self.hf_config = self._carried(CONFIG_KEY)
         self.generation_config = self._carried(GENERATION_KEY)
         carried = self._carried_config()
+        stated = rope_factors.with_long_factors(stated, self._vector)
         factors = self._vector("rope_freqs.weight") if has_factors else None
         self.config, self.foreign_rope_freqs = rope_factors.explain(stated, carried, factors)
         self._settle(carried)
@@ -92,13 +96,14 @@ class GgufSource:
         return list(self._expected)
 
     def tensor(self, name: str) -> tuple[WeightType, tuple[int, ...], int]:
-        tensor = self._tensors[name]
-        return BY_ID[tensor.type_id], tensor.shape, 0
+        return BY_ID[self._tensors[self._pieces[name].name].type_id], self._expected[name], 0
 
     def read(self, name: str, begin: int, end: int) -> np.ndarray:
-        tensor = self._tensors[name]
+        piece = self._pieces[name]
+        tensor = self._tensors[piece.name]
         row_bytes = BY_ID[tensor.type_id].row_bytes(tensor.shape[-1])
-        data = self._gguf.where[name].read_array(tensor.offset + begin * row_bytes, (end - begin) * row_bytes)
+        begin, end = begin + piece.begin, end + piece.begin
+        data = self._gguf.where[piece.name].read_array(tensor.offset + begin * row_bytes, (end - begin) * row_bytes)
         return data.reshape(end - begin, row_bytes)
 
     def verify(self, _name: str) -> bool:
@@ -127,12 +132,13 @@ class GgufSource:
 
     def _check_vocab_sizes(self) -> None:
         """llama.vocab_size, the embedding's rows and the tokenizer's length; the tokenizer may be shorter."""
-        stated = self._gguf.metadata.get("llama.vocab_size")
+        key = f"{self._gguf.metadata.get('general.architecture')}.vocab_size"
+        stated = self._gguf.metadata.get(key)
         rows = self._embedding_rows()
         tokens = self._gguf.metadata.get("tokenizer.ggml.tokens")
         n_tokens = len(tokens) if isinstance(tokens, list) else 0
         if rows is not None and isinstance(stated, int) and (stated != rows or n_tokens > rows):
-            raise FormatError(f"{self.name}: expected one size of the vocabulary, found llama.vocab_size {stated}, "
+            raise FormatError(f"{self.name}: expected one size of the vocabulary, found {escape(key)} {stated}, "
                               f"{rows} rows of token_embd.weight and {n_tokens} tokens")
 
     def _check_types(self) -> None:

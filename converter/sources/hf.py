@@ -7,15 +7,14 @@ in Hugging Face's rope order. The tokenizer's files are vocabulary.py's business
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arch import ARCHITECTURES, HALF_SPLIT
-from ..config import ModelConfig, config_from_hf
+from ..arch import HALF_SPLIT, Piece, hf_pieces
+from ..config import config_from_hf
 from ..errors import FormatError, UnsupportedError, escape
 from ..quant import TYPES, WeightType
 from . import bitsandbytes, vocabulary
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 DTYPES = {"F32": TYPES["f32"], "F16": TYPES["f16"], "BF16": TYPES["bf16"]}
 PREFIXES = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")      # what wrappers put in front of, or into, a key
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 class HfSource:
@@ -35,6 +35,7 @@ class HfSource:
 
     format = "hf"
     rope_layout = HALF_SPLIT
+    folded_norms = False
     foreign_rope_freqs = False
 
     def __init__(self, folder: Path, tokenizer: Path | None = None) -> None:
@@ -58,17 +59,26 @@ class HfSource:
         found, self._where = self._folder.tensors()
         if packed:
             found = bitsandbytes.unpacked(found, self._where)
+        self._pieces = hf_pieces(self.config)
         self._entries = self._named(found)
         self._check_head()
-        spelled = {tensor.name: tensor.hf_name for tensor in ARCHITECTURES[self.config.architecture].tensors(self.config)}
-        spelled.setdefault("output.weight", "lm_head.weight")
-        self._expected = expected_shapes(self.config)
-        check_shapes(self.name, self._expected, {key: entry.shape for key, (_key, entry) in self._entries.items()}, spelled)
-        for key in self._expected:
-            original, entry = self._entries[key]
+        self._expected = {name: shape for name, shape in expected_shapes(self.config).items() if name in self._pieces}
+        wanted = {piece.name: piece.shape for pieces in self._pieces.values() for piece in pieces}
+        check_shapes(self.name, wanted, {key: entry.shape for key, (_key, entry) in self._entries.items()})
+        for name in wanted:
+            original, entry = self._entries[name]
             if entry.dtype not in DTYPES:
                 raise UnsupportedError(f"{self._where[original].name}: {escape(original)}: dtype {entry.dtype} is not supported; "
                                        "F32, F16 and BF16 are")
+        self._check_dtypes()
+
+    def _check_dtypes(self) -> None:
+        """The pieces of one tensor have one type."""
+        for pieces in self._pieces.values():
+            kinds = {self._entries[piece.name][1].dtype: piece.name for piece in pieces}
+            if len(kinds) > 1:
+                shown = ", ".join(f"{dtype} ({escape(name)})" for dtype, name in kinds.items())
+                raise UnsupportedError(f"{self.name}: experts of one type are supported, found {shown}")
 
     # -- the Source interface --
 
@@ -77,19 +87,32 @@ class HfSource:
         return [file.path for file in self._folder.opened] + vocabulary.paths(self.path, self._given_tokenizer)
 
     def label(self, name: str) -> str:
-        """The name that the file itself has for a tensor."""
-        return self._entries[name][0]
+        """The name that the file itself has for a tensor; of experts, for the first of them."""
+        return self._entries[self._pieces[name][0].name][0]
 
     def names(self) -> list[str]:
         return list(self._expected)
 
     def tensor(self, name: str) -> tuple[WeightType, tuple[int, ...], int]:
-        _key, entry = self._entries[name]
-        return DTYPES[entry.dtype], entry.shape, 0
+        _key, entry = self._entries[self._pieces[name][0].name]
+        return DTYPES[entry.dtype], self._expected[name], 0
 
     def read(self, name: str, begin: int, end: int) -> np.ndarray:
-        original, entry = self._entries[name]
-        return entry.rows(self._where[original], begin, end)
+        """Rows [begin, end), which may lie in several pieces."""
+        if begin == end:
+            kind, shape, _group = self.tensor(name)
+            return np.empty((0, kind.row_bytes(shape[-1])), dtype=np.uint8)
+        parts = []
+        for piece in self._pieces[name]:
+            first, last = max(begin, 0), min(end, piece.count)
+            if first < last:
+                parts.append(self._read_piece(piece, first, last))
+            begin, end = begin - piece.count, end - piece.count
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _read_piece(self, piece: Piece, begin: int, end: int) -> np.ndarray:
+        original, entry = self._entries[piece.name]
+        return entry.rows(self._where[original], piece.begin + begin, piece.begin + end)
 
     def verify(self, _name: str) -> bool:
         """Safetensors carry no checksum."""
@@ -111,37 +134,34 @@ class HfSource:
     # -- opening --
 
     def _named(self, found: Mapping[str, SafetensorsEntry]) -> dict[str, tuple[str, SafetensorsEntry]]:
-        """GGUF name (or, left over, the file's) -> the file's name and entry."""
-        to_gguf = {tensor.hf_name: tensor.name for tensor in
-                   ARCHITECTURES[self.config.architecture].tensors(_untied(self.config)) if tensor.hf_name}
+        """Hugging Face's name, without what wrappers put around it -> the file's name and entry."""
         entries: dict[str, tuple[str, SafetensorsEntry]] = {}
         for key, entry in found.items():
             plain = strip_prefixes(key)
             if plain.endswith("rotary_emb.inv_freq"):
                 continue               # a buffer that old releases saved; the config says what it was
-            name = to_gguf.get(plain, plain)
-            if name in entries:
-                raise FormatError(f"{self.name}: {escape(plain)} twice: as {escape(entries[name][0])} and as {escape(key)}")
-            entries[name] = key, entry
+            if plain in entries:
+                raise FormatError(f"{self.name}: {escape(plain)} twice: as {escape(entries[plain][0])} and as {escape(key)}")
+            entries[plain] = key, entry
         return entries
 
     def _check_head(self) -> None:
         """The head is the embedding, or its own tensor: the config, the files and the bytes have to say the same."""
-        tied, present = self.config.shared_classifier, "output.weight" in self._entries
+        tied, present = self.config.shared_classifier, HEAD in self._entries
         if not present:
             if not tied:
                 said = "false" if "tie_word_embeddings" in self.hf_config else "absent"
                 raise FormatError(f"{self.name}: tie_word_embeddings is {said} and lm_head.weight is missing: they disagree on "
                                   "whether the head is the embedding")
             return
-        if "token_embd.weight" not in self._entries:
+        if EMBEDDING not in self._entries:
             return                     # listed as missing, a moment later
-        same = self._same_bytes("output.weight", "token_embd.weight")
+        same = self._same_bytes(HEAD, EMBEDDING)
         if tied and not same:
             raise FormatError(f"{self.name}: tie_word_embeddings is true and lm_head.weight differs from "
                               "model.embed_tokens.weight: they disagree on whether the head is the embedding")
         if tied:
-            del self._entries["output.weight"]
+            del self._entries[HEAD]
         elif same:
             self.warnings.append(f"{self.name}: lm_head.weight equals model.embed_tokens.weight though tie_word_embeddings is not "
                                  "true; both are kept")
@@ -165,7 +185,3 @@ def strip_prefixes(key: str) -> str:
     for prefix in ("_orig_mod.", "_fsdp_wrapped_module."):
         key = key.replace("." + prefix, ".")
     return key
-
-
-def _untied(config: ModelConfig) -> ModelConfig:
-    return replace(config, shared_classifier=False)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arch import ARCHITECTURES, HALF_SPLIT, Tensor, reorder
+from ..arch import ARCHITECTURES, HALF_SPLIT, Piece, Tensor, hf_pieces, reorder
 from ..errors import FormatError, UnsupportedError, UsageError, escape
 from ..quant import TYPES, WeightType
 from .peft_adapter import LowRank, PeftAdapter, Replacement
@@ -31,6 +31,15 @@ class _Loaded:
     name: str
     left: np.ndarray               # (rows, r)
     right: np.ndarray              # (r, columns)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What becomes of a tensor: its rows are rows `first` on of the weight that the adapter changes."""
+
+    tensor: Tensor
+    change: LowRank | Replacement
+    first: int
 
 
 class LoraSource:
@@ -52,27 +61,33 @@ class LoraSource:
         self.warnings = [*base.warnings, *self._adapter.warnings]
         self.name, self.path, self.format, self.config = base.name, base.path, base.format, base.config
         self.rope_layout, self.foreign_rope_freqs = base.rope_layout, base.foreign_rope_freqs
+        self.folded_norms = base.folded_norms
         self.hf_config, self.generation_config = base.hf_config, base.generation_config
 
-    def _matched(self) -> dict[str, tuple[Tensor, LowRank | Replacement]]:
-        """GGUF name -> tensor and change; everything in the adapter has to find its weight."""
+    def _matched(self) -> dict[str, _Change]:
+        """GGUF name -> tensor and change; everything in the adapter has to find its weight, which may be several of ours."""
         base, adapter = self._base, self._adapter
-        listed = ARCHITECTURES[base.config.architecture].tensors(base.config)
-        tensors = {tensor.hf_name: tensor for tensor in listed if tensor.hf_name}
+        listed = {tensor.name: tensor for tensor in ARCHITECTURES[base.config.architecture].tensors(base.config)}
+        tensors: dict[str, list[tuple[Tensor, Piece]]] = {}
+        for name, pieces in hf_pieces(base.config).items():
+            for piece in pieces:
+                tensors.setdefault(piece.name, []).append((listed[name], piece))
         matched = {}
         for name, change in adapter.changes.items():
             shown = f"{adapter.name}: {escape(name)}"
-            tensor = tensors.get(name)
+            parts = tensors.get(name)
             if base.config.shared_classifier and (name == "lm_head.weight" or
                                                   name == "model.embed_tokens.weight" and isinstance(change, Replacement)):
                 raise UnsupportedError(f"{shown}: the base model's head is its embedding; an adapter that changes one of them "
                                        "alone is not supported")
-            if tensor is None:
+            if parts is None:
                 raise FormatError(f"{shown}: expected a weight of {base.name}, found that it has none of this name")
-            if tuple(change.shape) != tuple(tensor.shape):
-                raise FormatError(f"{shown}: expected {shape_text(tensor.shape)}, as {base.name} has it, found "
-                                  f"{shape_text(change.shape)}")
-            matched[tensor.name] = tensor, change
+            if any(len(tensor.shape) == 3 for tensor, _piece in parts):
+                raise UnsupportedError(f"{shown}: an adapter that changes single experts is not supported")
+            shape = parts[0][1].shape
+            if tuple(change.shape) != tuple(shape):
+                raise FormatError(f"{shown}: expected {shape_text(shape)}, as {base.name} has it, found {shape_text(change.shape)}")
+            matched |= {tensor.name: _Change(tensor, change, piece.begin) for tensor, piece in parts}
         return matched
 
     def require_type(self, keep: bool) -> None:
@@ -114,15 +129,18 @@ class LoraSource:
     def read(self, name: str, begin: int, end: int) -> np.ndarray:
         if name not in self._changes or begin == end:
             return self._base.read(name, begin, end)
-        tensor, change = self._changes[name]
+        matched = self._changes[name]
+        tensor, change = matched.tensor, matched.change
         kind = self.tensor(name)[0]
         rows = np.arange(begin, end)
         if tensor.role.rope_heads:
             rows = reorder(begin, end, self.config.head_dim, HALF_SPLIT, self.rope_layout)
+        rows, first, last = rows + matched.first, begin + matched.first, end + matched.first
         if isinstance(change, Replacement):
-            return kind.encode(change.part.rows(begin, end, rows))
+            offset = self.config.facts.norm_offset if tensor.role.norm and self.folded_norms else 0.0
+            return kind.encode(change.part.rows(first, last, rows) + np.float32(offset))
         own, shape, group = self._base.tensor(name)
-        weights = change.base.rows(begin, end, rows) if change.base is not None else \
+        weights = change.base.rows(first, last, rows) if change.base is not None else \
             own.decode(self._base.read(name, begin, end), shape[-1], group)
         left, right = self._factors(name, change)
         product = left[rows] @ right * np.float32(change.scale)

@@ -89,6 +89,7 @@ class MetaSource:
     """An open folder of Meta's, or an open ckpt.pt. `close` releases its files."""
 
     rope_layout = INTERLEAVED
+    folded_norms = False
     foreign_rope_freqs = False
     hf_config: dict[str, Any] | None = None
     generation_config: dict[str, Any] | None = None

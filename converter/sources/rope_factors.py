@@ -7,6 +7,7 @@ to be recovered, and a guess would be a model that runs wrongly. Called by gguf.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,14 @@ def explain(stated: ModelConfig, carried: ModelConfig | None, factors: np.ndarra
         if reproduces(candidate, factors):
             return candidate, False
     return replace(stated, rope_scaling="none", rope_factor=1.0, rope_low_freq=0.0, rope_high_freq=0.0, rope_original_ctx=0), True
+
+
+def with_long_factors(stated: ModelConfig, read: Callable[[str], np.ndarray]) -> ModelConfig:
+    """The config with longrope's factors, which stand in two tensors; `read` gives a tensor's values."""
+    if stated.rope_scaling != "longrope":
+        return stated
+    long, short = (tuple(float(value) for value in read(f"rope_factors_{which}.weight")) for which in ("long", "short"))
+    return replace(stated, rope_long=long, rope_short=short)
 
 
 def reproduces(config: ModelConfig, factors: np.ndarray) -> bool:

@@ -22,8 +22,18 @@ from ..output import OutputFile, Stream, check_output
 from ..panel import TYPES as PANEL_TYPES
 from ..panel import pack, packed_bytes
 from ..quant import group_size_for
-from .ak42_header import HEADER_BYTES, MAX_EOS, OLD_NORM_EPS, OLD_ROPE_THETA, Placed, header_bytes, incompat_flags, write_trailer
-from .base import Job, Meter, chat_warnings, chunks
+from .ak42_header import (
+    HEADER_BYTES,
+    MAX_EOS,
+    OLD_NORM_EPS,
+    OLD_ROPE_THETA,
+    Placed,
+    features,
+    header_bytes,
+    incompat_flags,
+    write_trailer,
+)
+from .base import Job, Meter, chat_warnings, chunks, matrices
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
@@ -56,7 +66,7 @@ def fits(config: ModelConfig, version: int) -> list[str]:
     """Why a model cannot be an ak42 file of that version, a field and a reason each; empty where it can."""
     if version == 3:
         return []
-    problems = []
+    problems = [f"{feature}: expected none, found it" for feature in features(config) if feature not in _CHECKED]
 
     def expect(field: str, expected: object, found: object) -> None:
         if expected != found:
@@ -80,6 +90,10 @@ def fits(config: ModelConfig, version: int) -> list[str]:
         problems.append("dim, n_heads * head_dim, hidden_dim: expected multiples of 4, found "
                         f"{config.dim}, {config.n_heads * config.head_dim}, {config.hidden_dim}")
     return problems
+
+
+# What `fits` tells field by field.
+_CHECKED = ("ROPE_THETA", "ROPE_SCALING", "NORM_EPS", "HEAD_DIM", "SLIDING_WINDOW", "PARTIAL_ROTARY", "DIRECTORY")
 
 
 def old_seq_len(config: ModelConfig) -> int:
@@ -258,18 +272,19 @@ def _write_old(plan: Plan, job: Job, version: int, sections: list[tuple[str, byt
 
 def _write_rows(stream: Stream, tensor: TensorPlan, job: Job, meter: Meter, crc: int = 0) -> int:
     """A tensor in layout 0; the crc, carried on over it. int8: all codes of the matrix, then all scales."""
-    scales = []
-    for rows in chunks(tensor):
-        codes = rows
-        if tensor.type.name == "int8":
-            codes = np.ascontiguousarray(rows[:, :tensor.columns])
-            scales.append(np.ascontiguousarray(rows[:, tensor.columns:]))
-        stream.write(codes)
-        crc = job.checksum(memoryview(codes), crc)
-        meter.add(rows.nbytes, tensor.name)
-    for part in scales:
-        stream.write(part)
-        crc = job.checksum(memoryview(part), crc)
+    for begin, end in matrices(tensor):
+        scales = []
+        for rows in chunks(tensor, begin, end):
+            codes = rows
+            if tensor.type.name == "int8":
+                codes = np.ascontiguousarray(rows[:, :tensor.columns])
+                scales.append(np.ascontiguousarray(rows[:, tensor.columns:]))
+            stream.write(codes)
+            crc = job.checksum(memoryview(codes), crc)
+            meter.add(rows.nbytes, tensor.name)
+        for part in scales:
+            stream.write(part)
+            crc = job.checksum(memoryview(part), crc)
     return crc
 
 
@@ -323,10 +338,11 @@ def _entries(plan: Plan, job: Job) -> list[Entry]:
     for tensor in plan.tensors:
         if len(tensor.name.encode()) > NAME_BYTES:
             raise UnsupportedError(f"{job.shown}: {tensor.name}: expected a name of at most {NAME_BYTES} bytes")
-        panels = job.layout == "panel16" and len(tensor.shape) == 2 and tensor.type.name in PANEL_TYPES
+        panels = job.layout == "panel16" and len(tensor.shape) > 1 and tensor.type.name in PANEL_TYPES
         nbytes = tensor.nbytes
         if panels:
-            nbytes = packed_bytes(tensor.type.name, tensor.n_rows, tensor.columns, tensor.group_size)
+            nbytes = sum(packed_bytes(tensor.type.name, end - begin, tensor.columns, tensor.group_size)
+                         for begin, end in matrices(tensor))
         offset = _aligned(offset, TENSOR_ALIGNMENT)
         entries.append(Entry(tensor, LAYOUTS["panel16" if panels else "rows"], offset, nbytes))
         offset += nbytes
@@ -340,11 +356,12 @@ def _data_offset(plan: Plan) -> int:
 def _write_panels(stream: Stream, tensor: TensorPlan, job: Job, meter: Meter) -> int:
     """A matrix in layout 1; its crc."""
     crc = 0
-    for rows in chunks(tensor):
-        panels = pack(tensor.type.name, rows, len(rows), tensor.columns, tensor.group_size)
-        stream.write(panels)
-        crc = job.checksum(memoryview(panels), crc)
-        meter.add(rows.nbytes, tensor.name)
+    for begin, end in matrices(tensor):
+        for rows in chunks(tensor, begin, end):
+            panels = pack(tensor.type.name, rows, len(rows), tensor.columns, tensor.group_size)
+            stream.write(panels)
+            crc = job.checksum(memoryview(panels), crc)
+            meter.add(rows.nbytes, tensor.name)
     return crc
 
 
@@ -357,6 +374,8 @@ def _sections(plan: Plan) -> list[tuple[str, bytes]]:
     if plan.vocab is not None:
         sections.append(("TOKN", plan.vocab.to_tokn()))
     sections.append(("CONF", json_bytes(plan.hf_config or plan.config.to_hf("float32"))))
+    if plan.config.layer_flags:
+        sections.append(("LAYR", struct.pack(f"<{plan.config.n_layers}I", *plan.config.layer_flags)))
     if plan.generation_config is not None:
         sections.append(("GENC", json_bytes(plan.generation_config)))
     if plan.chat_template is not None:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..config_files import ACTIVATIONS, FLAG_EXPERTS_NORM, INCOMPAT, NORM_FLAGS, ROPE_SCALINGS
 from ..crc32c import crc32c
+from ..families import HALF_SPLIT
 
 if TYPE_CHECKING:
     from ..config import ModelConfig
@@ -26,13 +28,6 @@ MAX_EOS = 4
 # The constants of llama2.c, which a header without an extension stands for.
 OLD_ROPE_THETA = 10000.0
 OLD_NORM_EPS = 1e-5
-
-ROPE_SCALINGS = {"none": 0, "linear": 1, "llama3": 4}
-
-INCOMPAT = {name: 1 << bit for bit, name in enumerate((
-    "ROPE_THETA", "ROPE_SCALING", "NORM_EPS", "HEAD_DIM", "QKV_BIAS", "QK_NORM", "SLIDING_WINDOW", "ACTIVATION", "SOFTCAP",
-    "SCALES", "MOE", "ROPE_HALF_SPLIT", "PARTIAL_ROTARY", "MODEL_FLAGS", "LAYER_FLAGS", "DIRECTORY"))}
-
 
 @dataclass
 class Placed:
@@ -62,32 +57,58 @@ def header_bytes(config: ModelConfig, version: int, seq_len: int, group_size: in
 def _extension(config: ModelConfig, placed: Placed) -> bytes:
     """Bytes 64 to 251: AKX1."""
     eos = (*config.eos_ids[:MAX_EOS], -1, -1, -1, -1)[:MAX_EOS]
+    facts = config.facts
+    scaling = next(code for code, name in ROPE_SCALINGS.items() if name == config.rope_scaling)
+    model_flags = NORM_FLAGS[facts.norms] | FLAG_EXPERTS_NORM * config.experts_norm
     return b"".join((
         struct.pack("<4s2H2I", b"AKX1", HEADER_BYTES - EXTENSION_AT, 0, 0, placed.incompat_flags),
         struct.pack("<2f3i4B", config.rope_theta, config.norm_eps, config.head_dim, config.rotary_dim, config.sliding_window,
-                    ROPE_SCALINGS[config.rope_scaling], 0, 0, 0),                 # rope rows interleaved, SiLU, no model flags
-        struct.pack("<3fif", config.rope_factor, config.rope_low_freq, config.rope_high_freq, config.rope_original_ctx, 1.0),
-        struct.pack("<8i", config.bos_id, *eos, config.pad_id, 0, 0),             # no experts
-        struct.pack("<4fi", 0, 0, 0, 0, config.trained_ctx),                      # no caps; scales 0 = 1
+                    scaling, facts.rope == HALF_SPLIT, ACTIVATIONS[facts.activation], model_flags),
+        struct.pack("<3fif", config.rope_factor, config.rope_low_freq, config.rope_high_freq, config.rope_original_ctx,
+                    config.rope_attn_factor),
+        struct.pack("<8i", config.bos_id, *eos, config.pad_id, config.n_experts, config.n_experts_used),
+        struct.pack("<4fi", config.attn_softcap, config.final_softcap, _or_zero(config.embedding_scale),
+                    _or_zero(config.residual_scale), config.trained_ctx),
         struct.pack("<Q2I", HEADER_BYTES if placed.n_tensors else 0, placed.n_tensors, placed.crc_directory),
         struct.pack("<5Q", placed.data_offset, placed.data_bytes, placed.trailer_offset, placed.trailer_bytes,
                     placed.trailer_offset + placed.trailer_bytes),                # file_bytes
-        struct.pack("<3f2I", 0, 0, 0, placed.crc_payload, placed.crc_trailer),    # attention_, logit_scale, rope_theta_local: 0
+        struct.pack("<3f2I", config.attention_scale, _or_zero(config.logit_scale), config.rope_theta_local, placed.crc_payload,
+                    placed.crc_trailer),
     ))
+
+
+def _or_zero(scale: float) -> float:
+    """A scale as a header has it: 0 stands for 1."""
+    return 0.0 if scale == 1.0 else scale
 
 
 def incompat_flags(config: ModelConfig, rope_factors: bool) -> int:
     """What a reader must know to run a v3 file rightly; rope_factors: it holds rope_freqs.weight."""
+    return sum(INCOMPAT[name] for name in features(config)) | (INCOMPAT["ROPE_SCALING"] if rope_factors else 0)
+
+
+def features(config: ModelConfig) -> list[str]:
+    """The names of the bits that a v3 file of a model has."""
+    facts = config.facts
     needed = {
-        "ROPE_THETA": np.float32(config.rope_theta) != np.float32(OLD_ROPE_THETA),
-        "ROPE_SCALING": rope_factors or config.rope_scaling != "none",
+        "ROPE_THETA": np.float32(config.rope_theta) != np.float32(OLD_ROPE_THETA) or config.rope_theta_local != 0,
+        "ROPE_SCALING": config.rope_scaling != "none" or config.rope_attn_factor != 1,
         "NORM_EPS": np.float32(config.norm_eps) != np.float32(OLD_NORM_EPS),
         "HEAD_DIM": config.head_dim * config.n_heads != config.dim,
+        "QKV_BIAS": facts.qkv_bias,
+        "QK_NORM": bool(facts.qk_norm),
         "SLIDING_WINDOW": config.sliding_window > 0,
+        "ACTIVATION": facts.activation != "silu",
+        "SOFTCAP": bool(config.attn_softcap or config.final_softcap),
+        "SCALES": (config.embedding_scale, config.residual_scale, config.logit_scale, config.attention_scale) != (1, 1, 1, 0),
+        "MOE": config.n_experts > 0,
+        "ROPE_HALF_SPLIT": facts.rope == HALF_SPLIT,
         "PARTIAL_ROTARY": config.rotary_dim != config.head_dim,
+        "MODEL_FLAGS": bool(NORM_FLAGS[facts.norms] or config.experts_norm),
+        "LAYER_FLAGS": bool(config.layer_flags),
         "DIRECTORY": True,
     }
-    return sum(INCOMPAT[name] for name, bit in needed.items() if bit)
+    return [name for name, bit in needed.items() if bit]
 
 
 def write_trailer(stream: Stream, sections: list[tuple[str, bytes]], placed: Placed,

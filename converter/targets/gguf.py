@@ -1,4 +1,4 @@
-"""GGUF files, version 3: the model as llama.cpp's architecture "llama" knows it, its vocabulary, its chat template.
+"""GGUF files, version 3: the model as llama.cpp's architecture of it has it, its vocabulary, its chat template.
 
 An own writer: everything is known before the first byte, tensors stream, and the same plan gives the same bytes. What GGUF has no
 key for travels along under ak42.*: config.json, generation_config.json, the CHAT section. Called by targets/__init__.py.
@@ -6,18 +6,23 @@ key for travels along under ak42.*: config.json, generation_config.json, the CHA
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arch import gguf_pieces
 from ..chat import derive_chat
+from ..config_rope import yarn_sharpening
 from ..errors import UnsupportedError
+from ..families import EXPERTS, NO_ROPE, WINDOW
 from ..manifest import json_bytes
 from ..output import OutputFile, check_output
-from .base import Job, Meter, chat_warnings, chunks, main_type
+from .base import Job, Meter, as_pieces, chat_warnings, chunks, main_type
 
 if TYPE_CHECKING:
-    from ..plan import Plan
+    from ..config import ModelConfig
+    from ..plan import Plan, TensorPlan
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -38,12 +43,13 @@ def write_gguf(plan: Plan, job: Job) -> list[Path]:
     """Writes job.out; the paths."""
     _check(plan, job)
     check_output(job.out, job.force, plan.source.paths)
-    head, offset = _head(plan)
+    tensors = _tensors(plan, job.shown)
+    head, offset = _head(plan, tensors)
     meter = Meter(plan, job)
     size = len(head) + offset
     with OutputFile(job.out, job.force, plan.source.paths, size) as stream:
         stream.write(head)
-        for tensor in plan.tensors:
+        for tensor in tensors:
             for rows in chunks(tensor):
                 stream.write(rows)
                 meter.add(rows.nbytes, tensor.name)
@@ -51,13 +57,28 @@ def write_gguf(plan: Plan, job: Job) -> list[Path]:
     return [job.out]
 
 
+def _tensors(plan: Plan, shown: str) -> list[TensorPlan]:
+    """As GGUF has them: some architectures' files hold several as one."""
+    has_factors = any(tensor.role == "rope_freqs" for tensor in plan.tensors)
+    pieces = {name: [piece] for name, piece in gguf_pieces(plan.config, has_factors).items()}
+    return as_pieces(plan.tensors, pieces, shown)
+
+
 def warnings(plan: Plan) -> list[str]:
     """What llama.cpp will not do as the source's own program does."""
-    config = plan.config
+    config, facts = plan.config, plan.config.facts
     lines = []
-    if 0 < config.sliding_window < config.trained_ctx:
+    if 0 < config.sliding_window < config.trained_ctx and not facts.windowed:
         lines.append(f"llama.cpp ignores the sliding window of {config.sliding_window} for this architecture: beyond that many "
                      "tokens it attends to more than the model was trained for")
+    if _rotated(config) is not None:
+        lines.append("llama.cpp takes every fourth layer to be without rope, which this model's layers are not")
+    if facts.wide_layers and _attention_scale(config) is not None:
+        lines.append("llama.cpp derives this architecture's attention scale from its size, and comes to another")
+    if config.n_experts and not config.experts_norm:
+        lines.append("llama.cpp makes the weights of a token's experts add up to 1, which this model does not")
+    if config.n_experts and any(not flag & EXPERTS for flag in config.flags):
+        lines.append("llama.cpp expects experts in every layer of this architecture, which this model does not have")
     if plan.vocab is not None:
         lines += plan.vocab.gguf_notes()
     return lines + chat_warnings(plan)
@@ -68,6 +89,8 @@ def _check(plan: Plan, job: Job) -> None:
     if foreign is not None:
         raise UnsupportedError(f"{job.shown}: GGUF cannot hold {foreign.type.name}: {foreign.name}: expected one of "
                                f"{', '.join(TYPE_IDS)}; use --type q8_0")
+    if plan.config.rope_scaling == "dynamic":
+        raise UnsupportedError(f"{job.shown}: GGUF has no key for a rope scaled by the length of the text (dynamic); use ak42")
 
 
 # -- what it says ------------------------------------------------------------------------------------------------------------
@@ -97,11 +120,13 @@ def metadata(plan: Plan) -> dict[str, tuple[int, Any]]:
         "rope.dimension_count": (U32, config.rotary_dim),
         "rope.freq_base": (F32, config.rope_theta),
     }
-    if config.sliding_window:
-        model["attention.sliding_window"] = (U32, config.sliding_window)
-    if config.rope_scaling == "linear":            # llama3's factors are a tensor, rope_freqs.weight
-        model["rope.scaling.type"] = (STRING, "linear")
-        model["rope.scaling.factor"] = (F32, config.rope_factor)
+    model |= _layer_keys(config) | _scale_keys(config) | _rope_keys(config)
+    if config.n_experts:
+        model["expert_count"] = (U32, config.n_experts)
+        model["expert_used_count"] = (U32, config.n_experts_used)
+        model["expert_feed_forward_length"] = (U32, config.expert_dim)
+        if not config.experts_norm:
+            model["expert_weights_norm"] = (BOOL, False)
     keys.update({f"{config.architecture}.{key}": value for key, value in model.items()})
     if plan.vocab is not None:
         keys.update({key: _typed(key, value) for key, value in plan.vocab.to_gguf().items()})
@@ -113,6 +138,84 @@ def metadata(plan: Plan) -> dict[str, tuple[int, Any]]:
     chat = derive_chat(plan.chat_template, plan.vocab) if plan.chat_template is not None else None
     if chat is not None:
         keys["ak42.chat"] = (ARRAY, (U8, chat))
+    return keys
+
+
+def _layer_keys(config: ModelConfig) -> dict[str, tuple[int, Any]]:
+    """The window and which layers have it, and which have rope, where llama.cpp's rule for the architecture says otherwise."""
+    keys: dict[str, tuple[int, Any]] = {}
+    windowed = [bool(flag & WINDOW) for flag in config.flags]
+    if config.sliding_window:
+        keys["attention.sliding_window"] = (U32, config.sliding_window)
+        if windowed != _by_period(config, config.facts.full_period):
+            keys["attention.sliding_window_pattern"] = (ARRAY, (BOOL, windowed))
+    elif config.architecture == "phi3":
+        keys["attention.sliding_window"] = (U32, 0)          # llama.cpp's reader wants the key
+    elif config.architecture == "gemma2":
+        keys["attention.sliding_window"] = (U32, config.trained_ctx)         # it has a window of its own where there is none
+    rotated = _rotated(config)
+    if rotated is not None:
+        keys["attention.rope_pattern"] = (ARRAY, (BOOL, rotated))
+    return keys
+
+
+def _by_period(config: ModelConfig, period: int) -> list[bool]:
+    return [period == 0 or (i + 1) % period != 0 for i in range(config.n_layers)]
+
+
+def _rotated(config: ModelConfig) -> list[bool] | None:
+    """The layers that have rope; None where they are the architecture's own."""
+    rotated = [not flag & NO_ROPE for flag in config.flags]
+    return None if rotated == _by_period(config, config.facts.no_rope_period) else rotated
+
+
+def _scale_keys(config: ModelConfig) -> dict[str, tuple[int, Any]]:
+    keys: dict[str, tuple[int, Any]] = {}
+    scale = _attention_scale(config)
+    if scale is not None:
+        keys["attention.scale"] = (F32, scale)
+    if config.embedding_scale != 1 and not config.facts.embedding_sqrt:
+        keys["embedding_scale"] = (F32, config.embedding_scale)
+    if config.residual_scale != 1:
+        keys["residual_scale"] = (F32, config.residual_scale)
+    if config.facts.logit_divisor:                           # llama.cpp wants the key, and divides
+        keys["logit_scale"] = (F32, 1 / config.logit_scale)
+    if config.attn_softcap:
+        keys["attn_logit_softcapping"] = (F32, config.attn_softcap)
+    if config.final_softcap:
+        keys["final_logit_softcapping"] = (F32, config.final_softcap)
+    return keys
+
+
+def _attention_scale(config: ModelConfig) -> float | None:
+    """Where it is not what a reader takes by itself: 1/sqrt(head_dim), but for the largest model of some architectures."""
+    plain = 1 / math.sqrt(config.head_dim)
+    wide = config.facts.wide_layers == config.n_layers and config.dim >= config.n_heads
+    taken = 1 / math.sqrt(config.dim // config.n_heads) if wide else plain
+    scale = config.attention_scale or plain
+    return None if abs(scale - taken) <= 3e-7 * taken else scale
+
+
+def _rope_keys(config: ModelConfig) -> dict[str, tuple[int, Any]]:
+    """rope.scaling.*: llama3's factors are a tensor, rope_freqs.weight, and longrope's are two."""
+    keys: dict[str, tuple[int, Any]] = {}
+    if config.rope_theta_local:
+        keys["rope.freq_base_swa"] = (F32, config.rope_theta_local)
+    if config.rope_scaling in ("linear", "yarn", "longrope"):
+        keys["rope.scaling.type"] = (STRING, config.rope_scaling)
+    if config.rope_scaling in ("linear", "yarn"):
+        keys["rope.scaling.factor"] = (F32, config.rope_factor)
+    if config.rope_scaling in ("yarn", "longrope"):
+        keys["rope.scaling.original_context_length"] = (U32, config.rope_original_ctx)
+    elif config.architecture == "phi3":
+        keys["rope.scaling.original_context_length"] = (U32, config.trained_ctx)
+    attn_factor = config.rope_attn_factor
+    if config.rope_scaling == "yarn":                        # the reader multiplies what the factor gives by it
+        attn_factor /= yarn_sharpening(config.rope_factor)
+        keys["rope.scaling.yarn_beta_fast"] = (F32, config.rope_high_freq)
+        keys["rope.scaling.yarn_beta_slow"] = (F32, config.rope_low_freq)
+    if abs(attn_factor - 1) > 1e-7:
+        keys["rope.scaling.attn_factor"] = (F32, attn_factor)
     return keys
 
 
@@ -137,14 +240,14 @@ def _typed(key: str, value: Any) -> tuple[int, Any]:
 # -- its bytes ---------------------------------------------------------------------------------------------------------------
 
 
-def _head(plan: Plan) -> tuple[bytes, int]:
+def _head(plan: Plan, tensors: list[TensorPlan]) -> tuple[bytes, int]:
     """Everything before the data, and the bytes of the data."""
     keys = metadata(plan)
-    parts = [MAGIC, struct.pack("<I2Q", VERSION, len(plan.tensors), len(keys))]
+    parts = [MAGIC, struct.pack("<I2Q", VERSION, len(tensors), len(keys))]
     for key, (kind, value) in keys.items():
         parts += [_string(key), struct.pack("<I", kind), _value(kind, value)]
     offset = 0
-    for tensor in plan.tensors:
+    for tensor in tensors:
         dims = tensor.shape[::-1]                  # innermost first
         parts += [_string(tensor.name), struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, TYPE_IDS[tensor.type.name], offset)]
         offset += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT

@@ -10,9 +10,10 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arch import hf_pieces
 from ..errors import UnsupportedError, UsageError
 from ..output import OutputFolder, check_output
-from .base import Job, Meter, chunks, main_type
+from .base import Job, Meter, as_pieces, chunks, main_type
 
 if TYPE_CHECKING:
     from ..plan import Plan, TensorPlan
@@ -20,20 +21,14 @@ if TYPE_CHECKING:
 SHARD_BYTES = 5 * 10**9
 DTYPES = {"f32": ("F32", "float32"), "f16": ("F16", "float16"), "bf16": ("BF16", "bfloat16")}      # safetensors' word, torch's
 
-_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_LAYER_NAMES = {
-    "attn_norm": "input_layernorm", "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-_ROPE_FACTORS = "rope_freqs.weight"                # config.json says it in numbers
+_ROPE_FACTORS = "rope_freqs.weight"
 
 
 def write_hf(plan: Plan, job: Job) -> list[Path]:
     """Writes the folder job.out; the paths of its files."""
     _check(plan, job)
     check_output(job.out, job.force, plan.source.paths, folder=True)
-    tensors = [tensor for tensor in plan.tensors if tensor.name != _ROPE_FACTORS]
+    tensors = as_pieces(plan.tensors, hf_pieces(plan.config), job.shown)
     texts = _texts(plan)
     shards = _shards(tensors, SHARD_BYTES)
     size = sum(tensor.nbytes for tensor in tensors) + sum(map(len, texts.values()))
@@ -54,15 +49,6 @@ def write_hf(plan: Plan, job: Job) -> list[Path]:
             with folder.file("model.safetensors.index.json") as stream:
                 stream.write(_json(_index(shards)))
         return [job.out / name for name in sorted(folder.names)]
-
-
-def hf_name(name: str) -> str:
-    """GGUF's name of a tensor -> Hugging Face's."""
-    stem = name.removesuffix(".weight")
-    if stem in _NAMES:
-        return _NAMES[stem] + ".weight"
-    _, layer, part = stem.split(".", 2)
-    return f"model.layers.{layer}.{_LAYER_NAMES[part]}.weight"
 
 
 def _check(plan: Plan, job: Job) -> None:
@@ -126,7 +112,7 @@ def _safetensors_head(shard: list[TensorPlan]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in shard:
-        entries[hf_name(tensor.name)] = {"dtype": DTYPES[tensor.type.name][0], "shape": list(tensor.shape),
+        entries[tensor.name] = {"dtype": DTYPES[tensor.type.name][0], "shape": list(tensor.shape),
                                          "data_offsets": [offset, offset + tensor.nbytes]}
         offset += tensor.nbytes
     text = json.dumps(entries, separators=(",", ":")).encode()
@@ -135,6 +121,6 @@ def _safetensors_head(shard: list[TensorPlan]) -> bytes:
 
 
 def _index(shards: dict[str, list[TensorPlan]]) -> dict[str, Any]:
-    weight_map = {hf_name(tensor.name): name for name, shard in shards.items() for tensor in shard}
+    weight_map = {tensor.name: name for name, shard in shards.items() for tensor in shard}
     total = sum(tensor.nbytes for shard in shards.values() for tensor in shard)
     return {"metadata": {"total_size": total}, "weight_map": weight_map}

@@ -3,9 +3,11 @@
  * Called by container_parse. Opening reads the header, the directory and the trailer; the weights are not
  * touched, so their checksums are for `pyllama verify`. */
 #include <math.h>
+#include <stdio.h>
 
 #include "ak42_file.h"
 #include "error.h"
+#include "families.h"
 #include "json.h"
 
 /* ---- features ---- */
@@ -29,8 +31,6 @@ enum {
     FEATURE_LAYER_FLAGS = 1 << 14,
     FEATURE_DIRECTORY = 1 << 15,
     FEATURES_KNOWN = (1 << 16) - 1,
-    /* The rest are computed, or refused by config_check according to their fields. */
-    FEATURES_REFUSED = FEATURE_QKV_BIAS | FEATURE_QK_NORM | FEATURE_MOE,
 };
 
 static const char *const feature_names[] = {
@@ -54,9 +54,13 @@ static uint32_t features_used(const model_config *m) {
     config_init(&llama2c);
     uint32_t used = 0;
     if (m->rope_theta != llama2c.rope_theta) used |= FEATURE_ROPE_THETA;
-    if (m->rope_scaling != ROPE_SCALING_NONE) used |= FEATURE_ROPE_SCALING;
+    if (m->rope_scaling != ROPE_SCALING_NONE || m->rope_attn_factor != 1.0f) used |= FEATURE_ROPE_SCALING;
     if (m->norm_eps != llama2c.norm_eps) used |= FEATURE_NORM_EPS;
     if ((uint64_t)m->head_dim * m->n_heads != m->dim) used |= FEATURE_HEAD_DIM;
+    if (m->rope_theta_local != 0.0f) used |= FEATURE_ROPE_THETA;
+    if (m->qkv_bias) used |= FEATURE_QKV_BIAS;
+    if (m->qk_norm) used |= FEATURE_QK_NORM;
+    if (m->n_experts) used |= FEATURE_MOE;
     if (m->sliding_window && m->sliding_window < m->seq_len) used |= FEATURE_SLIDING_WINDOW;
     if (m->activation != ACTIVATION_SILU) used |= FEATURE_ACTIVATION;
     if (m->attn_softcap != 0.0f || m->final_softcap != 0.0f) used |= FEATURE_SOFTCAP;
@@ -138,6 +142,7 @@ ak42_status ak42_parse_v0(container *c, container_want want, ak42_error *err) {
     config_init(&view.config);
     ak42_status status = read_dims(&view, 0, true, &why);
     if (!status) status = fill_defaults(&view, &why);
+    config_layers_alike(&view.config);
     if (!status) status = config_check(&view.config, view.name, &why);
     if (status) return error_set(err, status, "%s: %s", c->name, why.text);
     c->config = view.config;
@@ -216,8 +221,8 @@ static ak42_status read_extension(container *c, ak42_error *err) {
         {"eos_id[2]", 136, -1, last_id, NULL},
         {"eos_id[3]", 140, -1, last_id, NULL},
         {"pad_id", 144, -1, last_id, NULL},
-        {"n_experts", 148, 0, INT32_MAX, NULL},
-        {"n_experts_used", 152, 0, INT32_MAX, NULL},
+        {"n_experts", 148, 0, CONFIG_MAX_EXPERTS, &m->n_experts},
+        {"n_experts_used", 152, 0, CONFIG_MAX_EXPERTS, &m->n_experts_used},
         {"trained_ctx", 172, 1, INT32_MAX, &m->trained_ctx},
     };
     const ak42_status status = read_ints(c, fields, ARRAY_LEN(fields), err);
@@ -232,6 +237,10 @@ static ak42_status read_extension(container *c, ak42_error *err) {
     m->rope_factor = load_f32(p + 104);
     m->rope_low_freq = load_f32(p + 108);
     m->rope_high_freq = load_f32(p + 112);
+    m->rope_attn_factor = or_one(load_f32(p + 120));
+    m->rope_theta_local = load_f32(p + 240);
+    m->qkv_bias = load_u32(p + 76) & FEATURE_QKV_BIAS;
+    m->qk_norm = load_u32(p + 76) & FEATURE_QK_NORM;
     m->bos_id = load_i32(p + 124);
     read_eos(m, p + 128);
     m->pad_id = load_i32(p + 144);
@@ -245,30 +254,10 @@ static ak42_status read_extension(container *c, ak42_error *err) {
     return AK42_STATUS_OK;
 }
 
-/* Fields that say more than model_config can hold. */
-static ak42_status check_beyond(const container *c, ak42_error *err) {
-    const uint8_t *p = c->map.data;
-    const float attn_factor = load_f32(p + 120), theta_local = load_f32(p + 240);
-    if (load_i32(p + 148) || load_i32(p + 152))
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: header: n_experts, n_experts_used: expected 0, "
-                         "0 (no mixture of experts), found %d, %d", c->name, load_i32(p + 148),
-                         load_i32(p + 152));
-    if (attn_factor != 0.0f && attn_factor != 1.0f)
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: header: rope_attn_factor: expected 1, found %g",
-                         c->name, (double)attn_factor);
-    if (theta_local != 0.0f && theta_local != c->config.rope_theta)
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: header: rope_theta_local: expected 0 or "
-                         "rope_theta, found %g", c->name, (double)theta_local);
-    return AK42_STATUS_OK;
-}
-
 /* The feature bits against the fields: an older reader trusts the bits alone, so a file whose bits say
  * less is wrong. */
 static ak42_status check_features(const container *c, const ak42_header *h, ak42_error *err) {
     const uint32_t flags = h->incompat_flags, used = features_used(&c->config);
-    if (flags & FEATURES_REFUSED)
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: header: expected features that this library "
-                         "computes, found %s", c->name, first_feature(flags & FEATURES_REFUSED));
     if (h->version < 3 && flags)
         return error_set(err, AK42_STATUS_FORMAT, "%s: header: expected no feature bits in version %d, "
                          "found %s", c->name, h->version, first_feature(flags));
@@ -327,8 +316,8 @@ static ak42_status read_header(container *c, ak42_header *h, ak42_error *err) {
     c->config.shared_classifier = p[36] == 1;
     if (!status) status = read_group_size(c, h, err);
     if (!status) status = h->extended ? read_extension(c, err) : fill_defaults(c, err);
+    config_layers_alike(&c->config);
     if (!status) status = config_check(&c->config, c->name, err);
-    if (!status && h->extended) status = check_beyond(c, err);
     if (!status && h->extended) status = check_features(c, h, err);
     return status;
 }
@@ -393,7 +382,7 @@ static ak42_status check_extents(const container *c, const ak42_header *h, ak42_
 /* ---- sections that concern the config ---- */
 
 /* CONF names the architecture of a v3 file. */
-static ak42_status check_architecture(const container *c, ak42_error *err) {
+static ak42_status read_architecture(container *c, ak42_error *err) {
     const blob *conf = &c->sections[SECTION_CONF];
     const char *name = NULL;
     size_t size = 0;
@@ -406,29 +395,33 @@ static ak42_status check_architecture(const container *c, ak42_error *err) {
         return error_set(err, AK42_STATUS_FORMAT, "%s: section CONF: expected a JSON object with one string "
                          "\"model_type\", found %s", c->name,
                          found == JSON_ABSENT ? "no such key" : "something else");
-    static const char *const known[] = {"llama", "mistral"};
-    for (size_t i = 0; i < ARRAY_LEN(known); i++)
-        if (size == strlen(known[i]) && !memcmp(name, known[i], size)) return AK42_STATUS_OK;
-    return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: architecture: expected llama or mistral, found %.*s",
-                     c->name, (int)(size < 64 ? size : 64), name);
+    const family *family = family_of_model_type(name, size);
+    if (!family)
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: architecture: expected one of %s, found %.*s", c->name,
+                         family_model_types(), (int)(size < 64 ? size : 64), name);
+    snprintf(c->config.architecture, sizeof c->config.architecture, "%s", family->gguf);
+    return AK42_STATUS_OK;
 }
 
-static ak42_status check_layer_flags(const container *c, const ak42_header *h, ak42_error *err) {
-    enum { LAYER_WINDOW = 1 };
+/* LAYR says where layers differ. */
+static ak42_status read_layer_flags(container *c, const ak42_header *h, ak42_error *err) {
+    model_config *m = &c->config;
     const blob *layers = &c->sections[SECTION_LAYR];
     if (!layers->data != !(h->incompat_flags & FEATURE_LAYER_FLAGS))
         return error_set(err, AK42_STATUS_FORMAT, "%s: section LAYR and feature bit LAYER_FLAGS: expected "
                          "both or none, found %s alone", c->name, layers->data ? "LAYR" : "LAYER_FLAGS");
     if (!layers->data) return AK42_STATUS_OK;
-    if (layers->size != (uint64_t)c->config.n_layers * 4)
+    if (layers->size != (uint64_t)m->n_layers * 4)
         return error_set(err, AK42_STATUS_FORMAT, "%s: section LAYR: expected 4 bytes for each of %u "
-                         "layers, found %llu", c->name, c->config.n_layers, (unsigned long long)layers->size);
-    for (uint32_t i = 0; i < c->config.n_layers; i++)
-        if (load_u32(layers->data + 4 * (size_t)i) & ~(uint32_t)LAYER_WINDOW)
-            return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: section LAYR: layer %u: expected flags 0 or "
-                             "1 (sliding window), found 0x%x", c->name, i,
-                             load_u32(layers->data + 4 * (size_t)i));
-    return AK42_STATUS_OK;
+                         "layers, found %llu", c->name, m->n_layers, (unsigned long long)layers->size);
+    for (uint32_t i = 0; i < m->n_layers; i++) {
+        const uint32_t flags = load_u32(layers->data + 4 * (size_t)i);
+        if (flags & ~(uint32_t)LAYER_FLAGS_KNOWN)
+            return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: section LAYR: layer %u: expected flags 1 (sliding "
+                             "window), 2 (no rope) and 4 (experts), found 0x%x", c->name, i, flags);
+        m->layer_flags[i] = (uint8_t)flags;
+    }
+    return config_check(m, c->name, err);
 }
 
 /* Rope factors change the numbers as a scaling does, so their file needs the same bit. */
@@ -447,9 +440,10 @@ ak42_status ak42_parse(container *c, container_want want, ak42_error *err) {
     if (!status && h.version < 3) status = check_payload(c, &h, err);
     if (!status) status = check_extents(c, &h, err);
     if (!status) status = trailer_read(c, &h, err);
-    if (!status && h.version == 3) status = check_architecture(c, err);
-    if (!status) status = check_layer_flags(c, &h, err);
+    if (!status && h.version == 3) status = read_architecture(c, err);
+    if (!status) status = read_layer_flags(c, &h, err);
     if (!status) status = h.version < 3 ? payload_read(c, h.version, err) : directory_read(c, &h, err);
     if (!status) status = container_sort(c, err);
+    if (!status) container_read_shapes(c);
     return status ? status : check_rope_factors(c, &h, err);
 }

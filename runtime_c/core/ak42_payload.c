@@ -40,17 +40,17 @@ static bool walk_role(walk *w, role role) {
     const type_info *type = vector ? type_by_id(TYPE_F32) : w->matrix_type;
     const uint32_t group_size = type->id == TYPE_INT8 ? config->group_size : 0;
     const uint32_t n = role_per_layer(role) ? config->n_layers : 1;
-    uint64_t rows, columns, nbytes;
-    role_shape(&rows, &columns, role, config);
-    if (!type_bytes(&nbytes, type, group_size, LAYOUT_ROWS, rows, columns)) return false;
+    const role_dims dims = role_shape(role, config);
+    uint64_t nbytes;
+    if (!type_bytes(&nbytes, type, group_size, LAYOUT_ROWS, dims.rows, dims.columns)) return false;
     for (uint32_t layer = 0; layer < n; layer++) {
         if (w->tensors) {
             tensor *t = &w->tensors[w->n_tensors];
             *t = (tensor){.type = type, .layout = LAYOUT_ROWS, .group_size = group_size, .n_dims = vector ? 1
                           : 2,
                           .offset = w->offset, .nbytes = nbytes, .data = w->c->map.data + w->offset};
-            t->dims[0] = vector ? columns : rows;
-            t->dims[1] = vector ? 0 : columns;
+            t->dims[0] = vector ? dims.columns : dims.rows;
+            t->dims[1] = vector ? 0 : dims.columns;
             role_name(t->name, role, layer);
         }
         w->n_tensors++;

@@ -12,6 +12,7 @@ void config_init(model_config *config) {
         .rope_theta = 10000.0f,
         .norm_eps = 1e-5f,
         .rope_factor = 1.0f,
+        .rope_attn_factor = 1.0f,
         .embedding_scale = 1.0f,
         .residual_scale = 1.0f,
         .logit_scale = 1.0f,
@@ -19,6 +20,11 @@ void config_init(model_config *config) {
         .eos_ids = {-1, -1, -1, -1},
         .pad_id = -1,
     };
+}
+
+void config_layers_alike(model_config *config) {
+    const int flags = (config->sliding_window ? LAYER_WINDOW : 0) | (config->n_experts ? LAYER_EXPERTS : 0);
+    memset(config->layer_flags, flags, sizeof config->layer_flags);
 }
 
 typedef struct int_rule {
@@ -38,6 +44,8 @@ static ak42_status check_ints(const model_config *c, const char *name, ak42_erro
         {"seq_len", c->seq_len, 1, UINT32_MAX},
         {"trained_ctx", c->trained_ctx, 1, UINT32_MAX},
         {"rotary_dim", c->rotary_dim, 2, c->head_dim},
+        {"n_experts", c->n_experts, 0, CONFIG_MAX_EXPERTS},
+        {"n_experts_used", c->n_experts_used, c->n_experts ? 1 : 0, c->n_experts},
     };
     for (size_t i = 0; i < ARRAY_LEN(rules); i++)
         if (rules[i].value < rules[i].min || rules[i].value > rules[i].max)
@@ -69,10 +77,15 @@ static ak42_status check_floats(const model_config *c, const char *name, ak42_er
         bool zero_fits;
     } rules[] = {
         {"rope_theta", c->rope_theta, false},
+        {"rope_theta_local", c->rope_theta_local, true},
         {"rope_factor", c->rope_factor, c->rope_scaling == ROPE_SCALING_NONE},
+        {"rope_attn_factor", c->rope_attn_factor, false},
         {"attention_scale", c->attention_scale, false},
         {"attn_softcap", c->attn_softcap, true},
         {"final_softcap", c->final_softcap, true},
+        {"embedding_scale", c->embedding_scale, false},
+        {"residual_scale", c->residual_scale, false},
+        {"logit_scale", c->logit_scale, false},
     };
     for (size_t i = 0; i < ARRAY_LEN(rules); i++) {
         const float value = rules[i].value;
@@ -99,32 +112,45 @@ static ak42_status check_ids(const model_config *c, const char *name, ak42_error
     return AK42_STATUS_OK;
 }
 
+/* The rotary scalings that need more than a factor. */
+static ak42_status check_rope(const model_config *c, const char *name, ak42_error *err) {
+    const bool needs_ctx = c->rope_scaling == ROPE_SCALING_YARN || c->rope_scaling == ROPE_SCALING_LONGROPE;
+    if (needs_ctx && !c->rope_original_ctx)
+        return error_set(err, AK42_STATUS_FORMAT, "%s: rope_original_ctx: expected 1 or more with rope_scaling "
+                         "%s, found 0", name, c->rope_scaling == ROPE_SCALING_YARN ? "yarn" : "longrope");
+    if (c->rope_scaling == ROPE_SCALING_YARN &&
+        !(c->rope_low_freq > 0.0f && c->rope_high_freq > c->rope_low_freq && !isinf(c->rope_high_freq)))
+        return error_set(err, AK42_STATUS_FORMAT, "%s: rope_low_freq, rope_high_freq: expected yarn's beta_slow "
+                         "above 0 and beta_fast above it, found %g, %g", name, (double)c->rope_low_freq,
+                         (double)c->rope_high_freq);
+    if (c->rope_scaling == ROPE_SCALING_YARN && !(c->rope_theta > 1.0f))
+        return error_set(err, AK42_STATUS_FORMAT, "%s: rope_theta: expected above 1 with rope_scaling yarn, "
+                         "found %g", name, (double)c->rope_theta);
+    if (c->rope_scaling == ROPE_SCALING_DYNAMIC && c->rotary_dim < 4)
+        return error_set(err, AK42_STATUS_FORMAT, "%s: rotary_dim: expected 4 or more with rope_scaling "
+                         "dynamic, found %u", name, c->rotary_dim);
+    return AK42_STATUS_OK;
+}
+
 /* What forward.c and the kernels do not compute. */
 static ak42_status check_supported(const model_config *c, const char *name, ak42_error *err) {
-    static const char *const scalings[] = {"none", "linear", "dynamic", "yarn", "llama3", "longrope"};
     if (c->rope_scaling > ROPE_SCALING_LONGROPE)
         return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: rope_scaling: expected 0 to 5, found %u", name,
                          c->rope_scaling);
-    if (c->rope_scaling != ROPE_SCALING_NONE && c->rope_scaling != ROPE_SCALING_LINEAR &&
-        c->rope_scaling != ROPE_SCALING_LLAMA3)
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: rope_scaling: expected none, linear or llama3, "
-                         "found %s", name, scalings[c->rope_scaling]);
     if (c->rope_layout > ROPE_LAYOUT_HALF_SPLIT)
         return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: rope_layout: expected 0 or 1, found %u", name,
                          c->rope_layout);
-    if (c->activation != ACTIVATION_SILU)
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: activation: expected 0 (silu), found %u", name,
+    if (c->activation >= ACTIVATION_COUNT)
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: activation: expected 0 to 2, found %u", name,
                          c->activation);
-    if (c->model_flags)
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: model_flags: expected 0, found %u", name,
+    if (c->model_flags & ~(uint32_t)MODEL_FLAGS_KNOWN ||
+        (c->model_flags & MODEL_NORM_AFTER && c->model_flags & MODEL_NORM_BOTH))
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: model_flags: expected 1 or 2, and 4, found %u", name,
                          c->model_flags);
-    if (c->final_softcap != 0.0f)
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: final_softcap: expected 0 (none), found %g", name,
-                         (double)c->final_softcap);
-    if (c->embedding_scale != 1.0f || c->residual_scale != 1.0f || c->logit_scale != 1.0f)
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: embedding_scale, residual_scale, logit_scale: "
-                         "expected 1, 1, 1, found %g, %g, %g", name, (double)c->embedding_scale,
-                         (double)c->residual_scale, (double)c->logit_scale);
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        if (c->layer_flags[i] & LAYER_EXPERTS && !c->n_experts)
+            return error_set(err, AK42_STATUS_FORMAT, "%s: layer %u: expected no experts in a model without, "
+                             "found flags 0x%x", name, i, c->layer_flags[i]);
     return AK42_STATUS_OK;
 }
 
@@ -133,5 +159,6 @@ ak42_status config_check(const model_config *config, const char *name, ak42_erro
     if (!status) status = check_floats(config, name, err);
     if (!status) status = check_ids(config, name, err);
     if (!status) status = check_supported(config, name, err);
+    if (!status) status = check_rope(config, name, err);
     return status;
 }

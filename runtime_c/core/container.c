@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "error.h"
+#include "roles.h"
 
 /* ---- what other files look like ---- */
 
@@ -130,4 +131,17 @@ static int compare_key(const void *key,
 const tensor *container_find(const container *c, const char *name) {
     if (!c->n_tensors) return NULL;
     return bsearch(name, c->tensors, c->n_tensors, sizeof *c->tensors, compare_key);
+}
+
+void container_read_shapes(container *c) {
+    model_config *m = &c->config;
+    char name[TENSOR_NAME_MAX + 1];
+    for (uint32_t i = 0; i < m->n_layers && !m->expert_dim; i++) {
+        role_name(name, ROLE_EXPERTS_W1, i);
+        const tensor *gate = container_find(c, name);
+        if (gate && gate->n_dims == 3 && gate->dims[1] <= CONFIG_MAX_DIM) m->expert_dim = (uint32_t)gate->dims[1];
+    }
+    role_name(name, ROLE_Q_NORM, 0);
+    const tensor *norm = container_find(c, name);
+    m->qk_norm_row = norm && norm->n_dims == 1 && norm->dims[0] != m->head_dim;
 }

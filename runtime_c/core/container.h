@@ -60,6 +60,10 @@ const tensor *container_find(const container *c, const char *name);
 /* Sorts the tensors by name, as container_find needs them; FORMAT where a name stands there twice. Each reader's last word. */
 ak42_status container_sort(container *c, ak42_error *err);
 
+/* Widths that no field of a file says and its tensors do, into the config: an expert's, and what q and k are normalised over.
+ * model.c checks every tensor against them. */
+void container_read_shapes(container *c);
+
 /* The two readers, called by container_parse only. */
 ak42_status ak42_parse(container *c, container_want want, ak42_error *err);     /* v1 to v3 */
 ak42_status ak42_parse_v0(container *c, container_want want, ak42_error *err);

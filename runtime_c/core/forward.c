@@ -1,7 +1,47 @@
 /* forward.c: the transformer, once, for every device and every number of tokens. Reads like the paper (Touvron et al. 2023,
- * arXiv 2302.13971): pre-norm attention and SwiGLU blocks on a residual stream. How an op is computed is the device's business
- * (ops.h); which matrices there are was settled when the model was opened. */
+ * arXiv 2302.13971): attention and gated feed-forward blocks on a residual stream. What some models have beside that is asked of
+ * the layer (a bias, a norm, experts), never of the model's name. How an op is computed is the device's business (ops.h). */
 #include "ops.h"
+
+/* x = x + residual_scale * norm(W in), the end of a block; most models have neither scale nor norm. */
+static void add_block(const ops *ops, exec *e, const matrix *w, buffer in, const float *norm) {
+    const float scale = e->model->config.residual_scale;
+    if (!norm && scale == 1.0f) {
+        ops->matmul_add(e, BUFFER_X, w, in);
+        return;
+    }
+    const buffer y = BUFFER_Y;
+    ops->norm_matmul(e, &y, &w, 1, in, NULL);
+    ops->norm_add(e, BUFFER_X, BUFFER_Y, norm, scale);
+}
+
+/* x = x + Wo attention(Wq n, Wk n, Wv n)   with   n = norm(x) */
+static void attention_block(const ops *ops, exec *e, const layer *layer, uint32_t i) {
+    const buffer qkv[] = {BUFFER_Q, BUFFER_K, BUFFER_V};
+    const matrix *const wqkv[] = {&layer->wq, &layer->wk, &layer->wv};
+    const float *const bias[] = {layer->bq, layer->bk, layer->bv};
+    ops->norm_matmul(e, qkv, wqkv, 3, BUFFER_X, layer->att_norm);
+    if (layer->bq) ops->add_bias(e, qkv, bias, 3);
+    if (layer->q_norm) ops->norm_qk(e, BUFFER_Q, BUFFER_K, layer->q_norm, layer->k_norm);
+
+    /* q, k turned by their positions; k, v remembered */
+    ops->rope_store(e, BUFFER_Q, BUFFER_K, BUFFER_V, i);
+
+    /* att = softmax(q K^T * attention_scale) V                (n_rows, n_heads * head_dim) */
+    ops->attention(e, BUFFER_ATT, BUFFER_Q, i);
+    add_block(ops, e, &layer->wo, BUFFER_ATT, layer->att_post_norm);
+}
+
+/* x = x + W2 (act(W1 n) * W3 n)   with   n = norm(x), or the same of a few experts */
+static void feed_forward_block(const ops *ops, exec *e, const layer *layer) {
+    if (layer->experts) {
+        ops->experts(e, BUFFER_Y, layer, BUFFER_X, layer->ffn_norm);
+        ops->norm_add(e, BUFFER_X, BUFFER_Y, layer->ffn_post_norm, e->model->config.residual_scale);
+        return;
+    }
+    ops->norm_gate_up(e, BUFFER_H, &layer->w1, &layer->w3, BUFFER_X, layer->ffn_norm);
+    add_block(ops, e, &layer->w2, BUFFER_H, layer->ffn_post_norm);
+}
 
 bool forward(const ops *ops, exec *e) {
     const ak42_model *model = e->model;
@@ -10,33 +50,13 @@ bool forward(const ops *ops, exec *e) {
     ops->embed(e, BUFFER_X, &model->embedding);
 
     for (uint32_t i = 0; i < model->config.n_layers; i++) {
-        const layer *layer = &model->layers[i];
         workspace_poll(e, i);
-
-        /* q, k, v = Wq n, Wk n, Wv n   with   n = rmsnorm(x) */
-        const buffer qkv[] = {BUFFER_Q, BUFFER_K, BUFFER_V};
-        const matrix *const wqkv[] = {&layer->wq, &layer->wk, &layer->wv};
-        ops->norm_matmul(e, qkv, wqkv, 3, BUFFER_X, layer->att_norm);
-
-        /* q, k turned by their positions; k, v remembered */
-        ops->rope_store(e, BUFFER_Q, BUFFER_K, BUFFER_V, i);
-
-        /* att = softmax(q K^T / sqrt(head_dim)) V                 (n_rows, n_heads * head_dim) */
-        ops->attention(e, BUFFER_ATT, BUFFER_Q, i);
-
-        /* x = x + Wo att */
-        ops->matmul_add(e, BUFFER_X, &layer->wo, BUFFER_ATT);
-
-        /* h = silu(W1 n) * W3 n   with   n = rmsnorm(x)           (n_rows, hidden_dim) */
-        ops->norm_gate_up(e, BUFFER_H, &layer->w1, &layer->w3, BUFFER_X, layer->ffn_norm);
-
-        /* x = x + W2 h */
-        ops->matmul_add(e, BUFFER_X, &layer->w2, BUFFER_H);
-
+        attention_block(ops, e, &model->layers[i], i);
+        feed_forward_block(ops, e, &model->layers[i]);
         if (workspace_stopped(e, i)) return false;
     }
 
-    /* logits = head rmsnorm(x)                                    (rows that want them, vocab_size) */
+    /* logits = head norm(x)                                       (rows that want them, vocab_size) */
     ops->logits(e, &model->head, BUFFER_X, model->norm);
     return true;
 }

@@ -4,6 +4,7 @@
 #define AK42_GGUF_FILE_H
 
 #include "container.h"
+#include "families.h"
 
 typedef enum gguf_type {
     GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY,
@@ -24,6 +25,7 @@ typedef struct gguf_value {
 typedef struct gguf_file {
     container *c;
     const filemap *map;            /* this file's, where c has several */
+    const family *family;          /* that general.architecture names */
     gguf_value *values;            /* (n_values), sorted by key */
     uint32_t n_values, n_tensors;
     uint32_t alignment;
@@ -47,10 +49,16 @@ ak42_status gguf_open_parts(gguf_file *g, container_want want, ak42_error *err);
 /* Puts the number of further part i in front of err's text; returns status. */
 ak42_status gguf_fail_part(const gguf_file *g, uint32_t i, ak42_status status, ak42_error *err);
 
-/* The architecture's name, checked to be one that runs. */
-ak42_status gguf_read_architecture(const gguf_file *g, ak42_error *err);
+/* The architecture's name, checked to be one that runs, and g->family. */
+ak42_status gguf_read_architecture(gguf_file *g, ak42_error *err);
 /* Fills c->config from keys and from the tensors (vocab_size, shared_classifier), and checks it. */
 ak42_status gguf_read_config(const gguf_file *g, ak42_error *err);
+/* Tensors that a family's files hold as one become views of their parts: q, k, v; gate and up. Sizes are known. */
+ak42_status gguf_split_fused(const gguf_file *g, ak42_error *err);
+/* What is the same in all files of a family, into the config, before its keys are read. */
+void gguf_family_defaults(const gguf_file *g);
+/* The flags of the layers, from the family, the window and the keys that say which layers have it and are rotated. */
+ak42_status gguf_read_layers(const gguf_file *g, ak42_error *err);
 /* Fills c->vocab and c->has_vocab, and c->sections. */
 ak42_status gguf_read_vocab(const gguf_file *g, ak42_error *err);
 ak42_status gguf_read_sections(const gguf_file *g, ak42_error *err);

@@ -1,4 +1,4 @@
-/* gguf_keys.c: what GGUF's keys mean: the config of a llama model, the vocabulary's arrays, and the texts
+/* gguf_keys.c: what GGUF's keys mean: the config of a model, the vocabulary's arrays, and the texts
  * that we keep beside them. The only place of the runtime that knows GGUF's words. Called by gguf.c, which
  * has checked that every value lies in the file. */
 #include <float.h>
@@ -152,21 +152,20 @@ static ak42_status config_int_per_layer(uint32_t *out, const gguf_file *g, const
     return AK42_STATUS_OK;
 }
 
-ak42_status gguf_read_architecture(const gguf_file *g, ak42_error *err) {
-    static const char *const known[] = {"llama", "mistral"};
+ak42_status gguf_read_architecture(gguf_file *g, ak42_error *err) {
     model_config *m = &g->c->config;
     blob name = {0};
     config_init(m);
     const ak42_status status = get_string(&name, g, "general.architecture", err);
     if (status) return status;
     if (!name.data) return fail_absent(g, "general.architecture", err);
-    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
-        if (!equals(name, known[i])) continue;
-        snprintf(m->architecture, sizeof m->architecture, "%s", known[i]);
-        return AK42_STATUS_OK;
-    }
-    return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: architecture: expected llama or mistral, found %.*s",
-                     g->c->name, gguf_shown(name.size), (const char *)name.data);
+    g->family = family_of_gguf((const char *)name.data, name.size);
+    if (!g->family)
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: architecture: expected one of %s, found %.*s", g->c->name,
+                         family_architectures(), gguf_shown(name.size), (const char *)name.data);
+    /* the name that the file's keys begin with */
+    snprintf(m->architecture, sizeof m->architecture, "%.*s", (int)name.size, (const char *)name.data);
+    return AK42_STATUS_OK;
 }
 
 static ak42_status read_sizes(const gguf_file *g, ak42_error *err) {
@@ -190,6 +189,8 @@ static ak42_status read_sizes(const gguf_file *g, ak42_error *err) {
     m->rotary_dim = m->head_dim;
     if (!status) status = config_int(&m->rotary_dim, g, "rope.dimension_count", false, err);
     if (!status) status = config_int(&m->sliding_window, g, "attention.sliding_window", false, err);
+    if (!status) status = config_int(&m->n_experts, g, "expert_count", false, err);
+    if (!status) status = config_int(&m->n_experts_used, g, "expert_used_count", false, err);
     if (status) return status;
     if (!gguf_find(g, arch_key(key, g, "attention.key_length")) && m->n_heads && m->dim % m->n_heads)
         return error_set(err, AK42_STATUS_FORMAT, "%s: embedding_length: expected a multiple of head_count "
@@ -200,12 +201,45 @@ static ak42_status read_sizes(const gguf_file *g, ak42_error *err) {
     return AK42_STATUS_OK;
 }
 
+/* How much longer than its original context a yarn model's context is decides how much its attention is sharpened
+ * (Peng et al. 2023, arXiv 2309.00071): m = 0.1 ln(factor) + 1, unless the file says otherwise. */
+static ak42_status read_yarn(const gguf_file *g, float factor, ak42_error *err) {
+    model_config *m = &g->c->config;
+    char key[KEY_MAX];
+    float relative = 1.0f, extrapolation = 1.0f;
+    m->rope_scaling = ROPE_SCALING_YARN;
+    m->rope_factor = factor;
+    m->rope_low_freq = 1.0f;
+    m->rope_high_freq = 32.0f;
+    if (!m->rope_original_ctx) m->rope_original_ctx = m->trained_ctx;
+    ak42_status status = get_float(&m->rope_high_freq, g, arch_key(key, g, "rope.scaling.yarn_beta_fast"), err);
+    if (!status) status = get_float(&m->rope_low_freq, g, arch_key(key, g, "rope.scaling.yarn_beta_slow"), err);
+    if (!status) status = get_float(&relative, g, arch_key(key, g, "rope.scaling.attn_factor"), err);
+    if (!status) status = get_float(&extrapolation, g, arch_key(key, g, "rope.scaling.yarn_ext_factor"), err);
+    if (!status && extrapolation != 1.0f)
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: key %s: expected 1, found %g", g->c->name, key,
+                         (double)extrapolation);
+    m->rope_attn_factor = (factor > 1.0f ? 0.1f * logf(factor) + 1.0f : 1.0f) * relative;
+    if (!status) status = get_float(&m->rope_attn_factor, g, arch_key(key, g, "rope.scaling.yarn_attn_factor"), err);
+    return status;
+}
+
+static ak42_status read_longrope(const gguf_file *g, ak42_error *err) {
+    model_config *m = &g->c->config;
+    char key[KEY_MAX];
+    m->rope_scaling = ROPE_SCALING_LONGROPE;
+    if (!m->rope_original_ctx)
+        return fail_absent(g, arch_key(key, g, "rope.scaling.original_context_length"), err);
+    return get_float(&m->rope_attn_factor, g, arch_key(key, g, "rope.scaling.attn_factor"), err);
+}
+
 static ak42_status read_rope(const gguf_file *g, ak42_error *err) {
     model_config *m = &g->c->config;
     char key[KEY_MAX];
     blob type = {0};
     float factor = 1.0f;
     ak42_status status = get_float(&m->rope_theta, g, arch_key(key, g, "rope.freq_base"), err);
+    if (!status) status = get_float(&m->rope_theta_local, g, arch_key(key, g, "rope.freq_base_swa"), err);
     if (!status) status = get_string(&type, g, arch_key(key, g, "rope.scaling.type"), err);
     /* The older key of the factor counts where the newer one is absent. */
     const bool has_factor = gguf_find(g, arch_key(key, g, "rope.scaling.factor")) ||
@@ -215,22 +249,81 @@ static ak42_status read_rope(const gguf_file *g, ak42_error *err) {
     if (!status)
         status = config_int(&m->rope_original_ctx, g, "rope.scaling.original_context_length", false, err);
     if (status) return status;
+    const bool yarn = type.data && equals(type, "yarn"), longrope = type.data && equals(type, "longrope");
     arch_key(key, g, "rope.scaling.type");
-    if (type.data && !equals(type, "none") && !equals(type, "linear"))
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: key %s: expected none or linear, found %.*s",
+    if (type.data && !yarn && !longrope && !equals(type, "none") && !equals(type, "linear"))
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: key %s: expected none, linear, yarn or longrope, found %.*s",
                          g->c->name, key, gguf_shown(type.size), (const char *)type.data);
-    if (type.data && equals(type, "linear") && !has_factor)
+    if (type.data && (yarn || equals(type, "linear")) && !has_factor)
         return fail_absent(g, arch_key(key, g, "rope.scaling.factor"), err);
     if (!(factor > 0.0f) || isinf(factor))
         return error_set(err, AK42_STATUS_FORMAT, "%s: key %s: expected a finite number above 0, found %g",
                          g->c->name, arch_key(key, g, "rope.scaling.factor"), (double)factor);
+    /* Its factors are tensors, and make it what it is. */
+    if (longrope || container_find(g->c, "rope_factors_long.weight")) return read_longrope(g, err);
+    if (gguf_find(g, arch_key(key, g, "rope.scaling.attn_factor")) && !yarn) {
+        status = get_float(&m->rope_attn_factor, g, key, err);
+        if (status || m->rope_attn_factor == 0.0f) m->rope_attn_factor = 1.0f;
+        if (status) return status;
+    }
+    if (!yarn) m->rope_original_ctx = 0;
     /* No type means linear, as in the format's reference; a factor of 1 scales nothing. */
-    if ((type.data && equals(type, "none")) || factor == 1.0f) return AK42_STATUS_OK;
+    if ((type.data && equals(type, "none")) || (factor == 1.0f && !yarn)) return AK42_STATUS_OK;
     if (container_find(g->c, "rope_freqs.weight"))
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: rope scaling: expected a linear factor or "
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: rope scaling: expected a factor or "
                          "tensor rope_freqs.weight, found both", g->c->name);
+    if (yarn) return read_yarn(g, factor, err);
     m->rope_scaling = ROPE_SCALING_LINEAR;
     m->rope_factor = factor;
+    return AK42_STATUS_OK;
+}
+
+/* ---- scales, caps and experts ---- */
+
+/* A scale, or a cap, that the family may have (allowed); 0 says nothing, as in the format's reference. */
+static ak42_status read_scale(float *out, const gguf_file *g, const char *suffix, float neutral, bool allowed, ak42_error *err) {
+    char key[KEY_MAX];
+    float value = 0.0f;
+    const ak42_status status = get_float(&value, g, arch_key(key, g, suffix), err);
+    if (status || value == 0.0f) return status;
+    if (!allowed && value != neutral)
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: key %s: expected %g or none, found %g", g->c->name, key,
+                         (double)neutral, (double)value);
+    if (allowed) *out = value;
+    return AK42_STATUS_OK;
+}
+
+static ak42_status read_scales(const gguf_file *g, ak42_error *err) {
+    model_config *m = &g->c->config;
+    const family *f = g->family;
+    const bool scales = f->flags & FAMILY_SCALES, caps = f->flags & FAMILY_CAPS;
+    float logit_scale = 1.0f;
+    if (f->flags & FAMILY_EMBEDDING_SQRT) m->embedding_scale = sqrtf((float)m->dim);
+    m->attention_scale = m->head_dim ? 1.0f / sqrtf((float)m->head_dim) : 1.0f;
+    if (f->wide_layers && m->n_layers == f->wide_layers && m->n_heads && m->dim >= m->n_heads)
+        m->attention_scale = 1.0f / sqrtf((float)(m->dim / m->n_heads));
+    ak42_status status = read_scale(&m->embedding_scale, g, "embedding_scale", 1.0f, scales, err);
+    if (!status) status = read_scale(&m->residual_scale, g, "residual_scale", 1.0f, scales, err);
+    if (!status) status = read_scale(&m->attention_scale, g, "attention.scale", 0.0f, scales || caps, err);
+    if (!status) status = read_scale(&logit_scale, g, "logit_scale", 1.0f, scales, err);
+    if (!status) status = read_scale(&m->attn_softcap, g, "attn_logit_softcapping", 0.0f, caps, err);
+    if (!status) status = read_scale(&m->final_softcap, g, "final_logit_softcapping", 0.0f, caps, err);
+    m->logit_scale = 1.0f / logit_scale;
+    return status;
+}
+
+static ak42_status read_experts(const gguf_file *g, ak42_error *err) {
+    model_config *m = &g->c->config;
+    char key[KEY_MAX];
+    int8_t renormalised = m->model_flags & MODEL_EXPERTS_NORM ? 1 : 0;
+    const ak42_status status = get_bool(&renormalised, g, arch_key(key, g, "expert_weights_norm"), err);
+    if (status) return status;
+    if (!m->n_experts) m->n_experts_used = 0;
+    if (m->n_experts && !(g->family->flags & FAMILY_EXPERTS))
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: key %s: expected 0 in architecture %s, found %u", g->c->name,
+                         arch_key(key, g, "expert_count"), g->family->gguf, m->n_experts);
+    m->model_flags &= ~(uint32_t)MODEL_EXPERTS_NORM;
+    if (m->n_experts && renormalised) m->model_flags |= MODEL_EXPERTS_NORM;
     return AK42_STATUS_OK;
 }
 
@@ -240,11 +333,11 @@ static ak42_status check_neutral(const gguf_file *g, ak42_error *err) {
         const char *suffix;
         double neutral;
     } keys[] = {
-        {"expert_count", 0}, {"expert_used_count", 0}, {"attention.scale", 0}, {"attention.clamp_kqv", 0},
-        {"logit_scale", 1}, {"residual_scale", 1}, {"embedding_scale", 1}, {"attn_logit_softcapping", 0},
-        {"final_logit_softcapping", 0}, {"rope.scaling.attn_factor", 1}, {"attention.causal", 1},
-        {"use_parallel_residual", 0}, {"attention.sliding_window_pattern", 0}, {"rope.dimension_sections", 0},
-        {"attention.alibi_bias_max", 0},
+        {"attention.clamp_kqv", 0}, {"attention.causal", 1}, {"use_parallel_residual", 0},
+        {"rope.dimension_sections", 0}, {"attention.alibi_bias_max", 0}, {"expert_shared_count", 0},
+        {"expert_weights_scale", 1}, {"expert_group_count", 0}, {"leading_dense_block_count", 0},
+        {"interleave_moe_layer_step", 1}, {"nextn_predict_layers", 0}, {"rope.scaling.yarn_log_multiplier", 0},
+        {"attention.key_length_swa", 0}, {"attention.output_scale", 1}, {"attention.temperature_scale", 0},
     };
     char key[KEY_MAX];
     for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
@@ -288,21 +381,26 @@ ak42_status gguf_read_config(const gguf_file *g, ak42_error *err) {
     if (!c->n_tensors)
         return error_set(err, AK42_STATUS_FORMAT, "%s: expected a model, found no tensors: a vocabulary only",
                          c->name);
+    gguf_family_defaults(g);
     ak42_status status = read_sizes(g, err);
     arch_key(key, g, "attention.layer_norm_rms_epsilon");
     if (!status && !gguf_find(g, key)) status = fail_absent(g, key, err);
     if (!status) status = get_float(&m->norm_eps, g, key, err);
     if (!status) status = read_rope(g, err);
+    if (!status) status = read_scales(g, err);
+    if (!status) status = read_experts(g, err);
     if (!status) status = check_neutral(g, err);
     if (!status) status = read_vocab_size(g, err);
+    if (!status) status = gguf_read_layers(g, err);
+    if (!status) status = gguf_split_fused(g, err);
     if (status) return status;
+    container_read_shapes(c);
     m->shared_classifier = !container_find(c, "output.weight");
-    m->attention_scale = m->head_dim ? 1.0f / sqrtf((float)m->head_dim) : 1.0f;
     m->bos_id = c->vocab.bos_id;
     m->pad_id = c->vocab.pad_id;
     m->n_eos = c->vocab.n_eos;
     for (int i = 0; i < AK42_EOS_MAX; i++) m->eos_ids[i] = i < m->n_eos ? c->vocab.eos_ids[i] : -1;
-    memcpy(m->architecture, "llama", 6);                  /* mistral is llama with a window */
+    snprintf(m->architecture, sizeof m->architecture, "%s", g->family->gguf);
     return config_check(m, c->name, err);
 }
 

@@ -1,16 +1,16 @@
-/* model.c: from a file to a model that can be computed: the tensors of a llama model are found and
- * checked, norms are copied, matrices are bound where they are mapped or handed to pack.c, and the rotary
- * frequencies, the tokenizer and the description are made. Computing is forward.c's business. Called by
+/* model.c: from a file to a model that can be computed: the tensors of its config are found and
+ * checked, norms and biases are copied, matrices are bound where they are mapped or handed to pack.c, and
+ * the tokenizer and the description are made. Computing is forward.c's business. Called by
  * api.c, which has checked the arguments. */
 #include "model.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "error.h"
 #include "pack.h"
 #include "roles.h"
+#include "rope.h"
 
 /* ---- are the right tensors there? ---- */
 
@@ -31,23 +31,26 @@ static void list_add(name_list *list, const char *name) {
     list->n++;
 }
 
-/* Rows and columns of a tensor; a vector has one row. false where an outer dimension is more than 1. */
-static bool tensor_shape(uint64_t *rows, uint64_t *columns, const tensor *t) {
-    *columns = t->dims[t->n_dims - 1];
-    *rows = t->n_dims > 1 ? t->dims[t->n_dims - 2] : 1;
-    return t->n_dims < 3 || t->dims[0] == 1;
+/* A vector has one row, a matrix is one expert. */
+static role_dims tensor_shape(const tensor *t) {
+    return (role_dims){t->n_dims > 2 ? t->dims[t->n_dims - 3] : 1, t->n_dims > 1 ? t->dims[t->n_dims - 2] : 1,
+                       t->dims[t->n_dims - 1]};
+}
+
+static void shape_text(char *text, size_t size, role_dims dims) {
+    const int n = dims.experts > 1 ? snprintf(text, size, "%llu x ", (unsigned long long)dims.experts) : 0;
+    snprintf(text + n, size - (size_t)n, "%llu x %llu", (unsigned long long)dims.rows, (unsigned long long)dims.columns);
 }
 
 static ak42_status check_tensor(const ak42_model *model, const tensor *t, role role, ak42_error *err) {
     const char *file = model->file.name;
-    uint64_t rows, columns, found_rows, found_columns;
-    role_shape(&rows, &columns, role, &model->config);
-    const bool flat = tensor_shape(&found_rows, &found_columns, t);
-    if (!flat || rows != found_rows || columns != found_columns)
-        return error_set(err, AK42_STATUS_FORMAT, "%s: tensor %s: expected %llu x %llu, found %s%llu x %llu",
-                         file, t->name, (unsigned long long)rows, (unsigned long long)columns,
-                         flat ? "" : "more than two dimensions, ", (unsigned long long)found_rows,
-                         (unsigned long long)found_columns);
+    const role_dims expected = role_shape(role, &model->config), found = tensor_shape(t);
+    if (expected.experts != found.experts || expected.rows != found.rows || expected.columns != found.columns) {
+        char texts[2][64];
+        shape_text(texts[0], sizeof texts[0], expected);
+        shape_text(texts[1], sizeof texts[1], found);
+        return error_set(err, AK42_STATUS_FORMAT, "%s: tensor %s: expected %s, found %s", file, t->name, texts[0], texts[1]);
+    }
     if (role_is_vector(role) && (t->type->id != TYPE_F32 || t->layout != LAYOUT_ROWS))
         return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: tensor %s: expected f32 in rows, found %s%s; "
                          "convert it with pyllama convert", file, t->name, t->type->name,
@@ -58,10 +61,6 @@ static ak42_status check_tensor(const ak42_model *model, const tensor *t, role r
     return AK42_STATUS_OK;
 }
 
-static bool role_is_optional(const model_config *config, role role) {
-    return role == ROLE_ROPE_FREQS || (role == ROLE_HEAD && config->shared_classifier);
-}
-
 /* Looks for every expected tensor; marks those found in seen (n_tensors). */
 static ak42_status find_expected(const ak42_model *model, uint8_t *seen, name_list *missing,
                                  ak42_error *err) {
@@ -69,15 +68,16 @@ static ak42_status find_expected(const ak42_model *model, uint8_t *seen, name_li
     char name[TENSOR_NAME_MAX + 1];
     for (int i = 0; i < ROLE_COUNT; i++) {
         const role role = (enum role)i;
-        if (role == ROLE_HEAD && config->shared_classifier) continue;
         for (uint32_t l = 0; l < (role_per_layer(role) ? config->n_layers : 1); l++) {
+            const role_presence presence = role_in(role, config, l);
+            if (presence == ROLE_ABSENT) continue;
             role_name(name, role, l);
             const tensor *t = container_find(&model->file, name);
             if (t) {
                 seen[t - model->file.tensors] = 1;
                 const ak42_status status = check_tensor(model, t, role, err);
                 if (status) return status;
-            } else if (!role_is_optional(config, role)) {
+            } else if (presence == ROLE_REQUIRED) {
                 list_add(missing, name);
             }
         }
@@ -95,9 +95,9 @@ static ak42_status check_tensors(const ak42_model *model, ak42_error *err) {
     for (uint32_t i = 0; i < c->n_tensors; i++)
         if (!seen[i]) list_add(&unexpected, c->tensors[i].name);
     if (!status && (missing.n || unexpected.n))
-        status = error_set(err, AK42_STATUS_FORMAT, "%s: expected the tensors of a llama model with %u "
+        status = error_set(err, AK42_STATUS_FORMAT, "%s: expected the tensors of a %s model with %u "
                            "layers, found %u missing%s%s and %u unexpected%s%s", c->name,
-                           model->config.n_layers, missing.n, missing.n ? ":" : "", missing.text,
+                           model->config.architecture, model->config.n_layers, missing.n, missing.n ? ":" : "", missing.text,
                            unexpected.n, unexpected.n ? ":" : "", unexpected.text);
     mem_free(&model->alloc, seen);
     return status;
@@ -114,39 +114,39 @@ static const tensor *find_role(const ak42_model *model, role role, uint32_t laye
 
 typedef struct binding {
     ak42_model *model;
-    pack_job *jobs;                /* (7 * n_layers + 2) */
-    uint32_t n_jobs;
+    pack_job *jobs;                /* (n_matrices) */
+    tensor *views;                 /* one for each expert's matrix, (n_views) */
+    uint32_t n_jobs, n_views;
     float *vector;                 /* where the next norm goes */
+    expert *experts;               /* where the next layer's go */
     uint64_t n_weights[KERNEL_TYPES];
 } binding;
 
-static uint64_t vector_bytes(const ak42_model *model) {
-    return round_up((uint64_t)model->config.dim * sizeof(float), CACHE_LINE);
-}
+static uint64_t vector_bytes(uint64_t columns) { return round_up(columns * sizeof(float), CACHE_LINE); }
 
+/* NULL where the model has none. */
 static const float *bind_vector(binding *b, role role, uint32_t layer) {
+    if (role_in(role, &b->model->config, layer) == ROLE_ABSENT) return NULL;
     const tensor *t = find_role(b->model, role, layer);
     float *vector = b->vector;
     memcpy(vector, t->data, (size_t)t->nbytes);
-    b->vector += vector_bytes(b->model) / sizeof(float);
+    b->vector += vector_bytes(t->dims[0]) / sizeof(float);
     b->model->info.n_params += t->nbytes / sizeof(float);
     return vector;
 }
 
-static void bind_matrix(binding *b, matrix *m, role role, uint32_t layer) {
+static void bind_tensor(binding *b, matrix *m, const tensor *t) {
     ak42_model *model = b->model;
-    const tensor *t = find_role(model, role, layer);
     const int row = kernel_type_row(t->type->id);
-    uint64_t rows, columns;
-    tensor_shape(&rows, &columns, t);
+    const role_dims dims = tensor_shape(t);
     *m = (matrix){
         .type = t->type,
         .kernels = &model->kernels.types[row],
-        .panel_bytes = type_panel_bytes(t->type, t->group_size, columns),
-        .rows = (uint32_t)rows,
-        .columns = (uint32_t)columns,
-        .n_panels = (uint32_t)div_up(rows, PANEL_ROWS),
-        .n_super = (uint32_t)div_up(columns, SUPER_K),
+        .panel_bytes = type_panel_bytes(t->type, t->group_size, dims.columns),
+        .rows = (uint32_t)dims.rows,
+        .columns = (uint32_t)dims.columns,
+        .n_panels = (uint32_t)div_up(dims.rows, PANEL_ROWS),
+        .n_super = (uint32_t)div_up(dims.columns, SUPER_K),
         .group_size = t->group_size,
     };
     if (t->layout == LAYOUT_PANEL16 && (uintptr_t)t->data % CACHE_LINE == 0) {
@@ -155,15 +155,41 @@ static void bind_matrix(binding *b, matrix *m, role role, uint32_t layer) {
     } else {
         b->jobs[b->n_jobs++] = (pack_job){m, t};
     }
-    b->n_weights[row] += rows * columns;
-    model->info.n_params += rows * columns;
+    b->n_weights[row] += dims.rows * dims.columns;
+    model->info.n_params += dims.rows * dims.columns;
+}
+
+static void bind_matrix(binding *b, matrix *m, role role, uint32_t layer) {
+    if (role_in(role, &b->model->config, layer) != ROLE_ABSENT) bind_tensor(b, m, find_role(b->model, role, layer));
+}
+
+/* Matrix i of a tensor of several. */
+static void bind_expert(binding *b, matrix *m, role role, uint32_t layer, uint32_t i) {
+    const tensor *all = find_role(b->model, role, layer);
+    const uint64_t size = all->nbytes / b->model->config.n_experts;
+    tensor *one = &b->views[b->n_views++];
+    *one = *all;
+    one->n_dims = 2;
+    for (uint32_t d = 0; d < 2; d++) one->dims[d] = all->dims[all->n_dims - 2 + d];
+    one->nbytes = size;
+    one->offset += i * size;
+    one->data += i * size;
+    bind_tensor(b, m, one);
 }
 
 static void bind_layer(binding *b, uint32_t i) {
+    const model_config *config = &b->model->config;
     layer *l = &b->model->layers[i];
-    const blob *flags = &b->model->file.sections[SECTION_LAYR];
+    const uint32_t flags = config->layer_flags[i];
     l->att_norm = bind_vector(b, ROLE_ATT_NORM, i);
     l->ffn_norm = bind_vector(b, ROLE_FFN_NORM, i);
+    l->att_post_norm = bind_vector(b, ROLE_ATT_POST_NORM, i);
+    l->ffn_post_norm = bind_vector(b, ROLE_FFN_POST_NORM, i);
+    l->bq = bind_vector(b, ROLE_BQ, i);
+    l->bk = bind_vector(b, ROLE_BK, i);
+    l->bv = bind_vector(b, ROLE_BV, i);
+    l->q_norm = bind_vector(b, ROLE_Q_NORM, i);
+    l->k_norm = bind_vector(b, ROLE_K_NORM, i);
     bind_matrix(b, &l->wq, ROLE_WQ, i);
     bind_matrix(b, &l->wk, ROLE_WK, i);
     bind_matrix(b, &l->wv, ROLE_WV, i);
@@ -171,10 +197,41 @@ static void bind_layer(binding *b, uint32_t i) {
     bind_matrix(b, &l->w1, ROLE_W1, i);
     bind_matrix(b, &l->w3, ROLE_W3, i);
     bind_matrix(b, &l->w2, ROLE_W2, i);
-    /* Where layers differ, bit 0 of a layer's flags says whether it has the window; ak42.c has checked
-     * their number. */
-    const bool windowed = !flags->data || (load_u32(flags->data + 4 * (size_t)i) & 1);
-    l->sliding_window = windowed ? b->model->config.sliding_window : 0;
+    if (flags & LAYER_EXPERTS) {
+        bind_matrix(b, &l->router, ROLE_ROUTER, i);
+        l->experts = b->experts;
+        b->experts += config->n_experts;
+        for (uint32_t j = 0; j < config->n_experts; j++) {
+            bind_expert(b, &l->experts[j].w1, ROLE_EXPERTS_W1, i, j);
+            bind_expert(b, &l->experts[j].w3, ROLE_EXPERTS_W3, i, j);
+            bind_expert(b, &l->experts[j].w2, ROLE_EXPERTS_W2, i, j);
+        }
+    }
+    l->sliding_window = flags & LAYER_WINDOW ? config->sliding_window : 0;
+    l->rope = flags & LAYER_NO_ROPE ? LAYER_ROPE_NONE
+            : flags & LAYER_WINDOW && config->rope_theta_local != 0.0f ? LAYER_ROPE_LOCAL : LAYER_ROPE_GLOBAL;
+}
+
+/* What a model needs to be bound: its vectors' bytes, and how many matrices, layers of experts and views there are. */
+typedef struct binding_sizes {
+    uint64_t vectors, matrices, expert_layers, views;
+} binding_sizes;
+
+static binding_sizes count_roles(const model_config *config) {
+    binding_sizes n = {0, 0, 0, 0};
+    for (int i = 0; i < ROLE_COUNT; i++) {
+        const role role = (enum role)i;
+        const role_dims dims = role_shape(role, config);
+        for (uint32_t l = 0; l < (role_per_layer(role) ? config->n_layers : 1); l++) {
+            if (role_in(role, config, l) == ROLE_ABSENT) continue;
+            if (role_is_vector(role)) n.vectors += vector_bytes(dims.columns);
+            else n.matrices += dims.experts;
+            if (dims.experts > 1 || role == ROLE_EXPERTS_W1 || role == ROLE_EXPERTS_W3 || role == ROLE_EXPERTS_W2)
+                n.views += dims.experts;
+            if (role == ROLE_ROUTER) n.expert_layers++;
+        }
+    }
+    return n;
 }
 
 static const char *most_weights(const binding *b) {
@@ -187,58 +244,45 @@ static const char *most_weights(const binding *b) {
 
 static ak42_status bind_weights(ak42_model *model, ak42_error *err) {
     const model_config *config = &model->config;
+    const binding_sizes n = count_roles(config);
     binding b = {.model = model};
     model->layers = mem_zalloc(&model->alloc, config->n_layers, sizeof *model->layers);
-    b.jobs = mem_zalloc(&model->alloc, 7 * (uint64_t)config->n_layers + 2, sizeof *b.jobs);
-    model->vectors_bytes = (2 * (uint64_t)config->n_layers + 1) * vector_bytes(model);
+    if (n.views) {
+        model->experts = mem_zalloc(&model->alloc, n.expert_layers * config->n_experts, sizeof *model->experts);
+        b.views = mem_zalloc(&model->alloc, n.views, sizeof *b.views);
+    }
+    b.jobs = mem_zalloc(&model->alloc, n.matrices, sizeof *b.jobs);
+    model->vectors_bytes = n.vectors;
     model->vectors = page_alloc(model->vectors_bytes);
     b.vector = model->vectors;
+    b.experts = model->experts;
     ak42_status status = AK42_STATUS_OK;
-    if (!model->layers || !b.jobs || !model->vectors) {
+    if (!model->layers || (n.views && !model->experts) || !b.jobs || (n.views && !b.views) || !model->vectors) {
         status = error_set(err, AK42_STATUS_NOMEM, "%s: no memory for %u layers", model->file.name,
                            config->n_layers);
     } else {
         bind_matrix(&b, &model->embedding, ROLE_EMBEDDING, 0);
         for (uint32_t i = 0; i < config->n_layers; i++) bind_layer(&b, i);
         model->norm = bind_vector(&b, ROLE_NORM, 0);
-        if (!config->shared_classifier) bind_matrix(&b, &model->head, ROLE_HEAD, 0);
+        bind_matrix(&b, &model->head, ROLE_HEAD, 0);
         model->info.weight_type = most_weights(&b);
         status = pack_matrices(model, b.jobs, b.n_jobs, err);
         if (config->shared_classifier) model->head = model->embedding;
     }
     mem_free(&model->alloc, b.jobs);
+    mem_free(&model->alloc, b.views);
     return status;
 }
 
-/* ---- rotary frequencies ---- */
-
-/* inv_freq[i] = 1 / theta^(2i / rotary_dim), in f32 as the models were trained; then divided by the file's
- * own factors where it has some (which then hold all scaling), or by the linear factor. */
-static ak42_status make_frequencies(ak42_model *model, ak42_error *err) {
-    const model_config *config = &model->config;
-    const tensor *factors = find_role(model, ROLE_ROPE_FREQS, 0);
-    const uint32_t half = config->rotary_dim / 2;
-    model->rope_attn_factor = 1.0f;
-    if (config->rope_scaling == ROPE_SCALING_LLAMA3 && !factors)
-        return error_set(err, AK42_STATUS_FORMAT, "%s: rope scaling llama3: expected its factors in tensor "
-                         "rope_freqs.weight, found none", model->file.name);
-    model->inv_freq = mem_zalloc(&model->alloc, half, sizeof *model->inv_freq);
-    if (!model->inv_freq)
-        return error_set(err, AK42_STATUS_NOMEM, "%s: no memory for %u rotary frequencies", model->file.name,
-                         half);
-    for (uint32_t i = 0; i < half; i++) {
-        const float freq = 1.0f / powf(config->rope_theta, (float)(2 * i) / (float)config->rotary_dim);
-        const float factor = factors ? load_f32(factors->data + 4 * (size_t)i)
-                           : config->rope_scaling == ROPE_SCALING_LINEAR ? config->rope_factor : 1.0f;
-        if (!(factor > 0.0f) || isinf(factor))
-            return error_set(err, AK42_STATUS_FORMAT, "%s: tensor rope_freqs.weight: element %u: expected a "
-                             "finite number above 0, found %g", model->file.name, i, (double)factor);
-        model->inv_freq[i] = freq / factor;
-    }
-    return AK42_STATUS_OK;
-}
-
 /* ---- the rest ---- */
+
+/* The activation's slot of the kernel table. */
+static kernel_silu_mul *gate_kernel(const ak42_model *model) {
+    kernel_silu_mul *const slots[ACTIVATION_COUNT] = {[ACTIVATION_SILU] = model->kernels.silu_mul,
+                                                      [ACTIVATION_GELU] = model->kernels.gelu_mul,
+                                                      [ACTIVATION_GELU_TANH] = model->kernels.gelu_tanh_mul};
+    return slots[model->config.activation];
+}
 
 static ak42_status open_tokenizer(ak42_model *model, ak42_error *err) {
     const container *c = &model->file;
@@ -340,6 +384,7 @@ static ak42_status open_file(ak42_model *model, const char *path, const void *da
     c->path = NULL;                      /* the caller's string may go */
     if (status) return status;
     model->config = c->config;
+    model->gate_mul = gate_kernel(model);
     return check_tensors(model, err);
 }
 
@@ -356,7 +401,7 @@ ak42_status model_open(ak42_model **out, const char *path, const void *data, siz
     ak42_status status = kernels_select(&model->kernels, opts->isa, err);
     if (!status) status = open_file(model, path, data, size, err);
     if (!status) status = open_tokenizer(model, err);
-    if (!status) status = make_frequencies(model, err);
+    if (!status) status = rope_check(model, err);
     if (!status) status = start_threads(model, err);
     if (!status) status = bind_weights(model, err);
     if (status) {
@@ -379,8 +424,8 @@ void model_free(ak42_model *model) {
     tokenizer_free(model->tokenizer);
     page_free(model->packed, model->packed_bytes);
     page_free(model->vectors, model->vectors_bytes);
-    mem_free(&alloc, model->inv_freq);
     mem_free(&alloc, model->layers);
+    mem_free(&alloc, model->experts);
     container_free(&model->file);
     filemap_close(&model->file.map);
     mem_free(&alloc, model);

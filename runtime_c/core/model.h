@@ -21,16 +21,32 @@ typedef struct matrix {
     uint32_t group_size;
 } matrix;
 
+/* One feed-forward network of a layer that has several. */
+typedef struct expert {
+    matrix w1, w2, w3;             /* as a layer's, (expert_dim) wide */
+} expert;
+
+/* Which table of angles a layer's q and k are turned by. */
+typedef enum layer_rope { LAYER_ROPE_GLOBAL, LAYER_ROPE_LOCAL, LAYER_ROPE_COUNT, LAYER_ROPE_NONE = LAYER_ROPE_COUNT } layer_rope;
+
+/* NULL, or without panels: the model has no such thing. */
 typedef struct layer {
     const float *att_norm;         /* (dim) */
     const float *ffn_norm;         /* (dim) */
+    const float *att_post_norm;    /* (dim), behind Wo */
+    const float *ffn_post_norm;    /* (dim), behind W2 */
+    const float *bq, *bk, *bv;     /* biases of wq, wk, wv */
+    const float *q_norm, *k_norm;  /* (head_dim), or all heads of a row */
     matrix wq;                     /* (n_heads * head_dim, dim) */
     matrix wk, wv;                 /* (n_kv_heads * head_dim, dim) */
     matrix wo;                     /* (dim, n_heads * head_dim) */
     matrix w1;                     /* gate (hidden_dim, dim) */
     matrix w2;                     /* down (dim, hidden_dim) */
     matrix w3;                     /* up   (hidden_dim, dim) */
+    matrix router;                 /* (n_experts, dim) */
+    expert *experts;               /* (n_experts), in place of w1, w2, w3 */
     uint32_t sliding_window;       /* 0: none */
+    layer_rope rope;
 } layer;
 
 struct workspace;                 /* ops.h: buffers of the passes over this model */
@@ -48,10 +64,10 @@ struct ak42_model {
     matrix embedding;              /* (vocab_size, dim) */
     matrix head;                   /* (vocab_size, dim); the embedding where it is shared */
     const float *norm;             /* (dim) */
-    float *inv_freq;               /* (rotary_dim / 2): the rotary frequencies with all scaling applied; owned */
-    float rope_attn_factor;        /* cos and sin are multiplied by it; 1: none */
+    kernel_silu_mul *gate_mul;     /* the activation: act(gate) * up */
     layer *layers;                 /* (n_layers); owned */
-    float *vectors;                /* the norms, copied and aligned; owned pages */
+    expert *experts;               /* of all layers; owned */
+    float *vectors;                /* norms and biases, copied and aligned; owned pages */
     uint64_t vectors_bytes;
     uint8_t *packed;               /* repacked matrices; owned pages; NULL where all are mapped */
     uint64_t packed_bytes;

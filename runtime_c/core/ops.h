@@ -33,23 +33,36 @@ typedef enum buffer {
     BUFFER_K, BUFFER_V,                /* (n_kv_heads * head_dim) */
     BUFFER_ATT,                        /* what attention gives, (n_heads * head_dim) */
     BUFFER_H,                          /* inside the feed-forward, (hidden_dim) */
+    BUFFER_Y,                          /* what a block gives, where more is done with it than adding it to x, (dim) */
+    BUFFER_N,                          /* experts: x normalised, (dim) */
+    BUFFER_R,                          /* experts: what the router says, (n_experts) */
+    BUFFER_G,                          /* experts: the rows of N that one of them gets, (dim) */
+    BUFFER_E,                          /* experts: what it makes of them, (dim) */
     BUFFER_COUNT
 } buffer;
 
 typedef struct ops {
-    /* Begins a pass: rotary angles of the rows; x = embedding[token]. */
+    /* Begins a pass: rotary angles of the rows; x = embedding_scale * embedding[token]. */
     void (*embed)(exec *e, buffer x, const matrix *embedding);
-    /* out[i] = w[i] * norm(x), for n matrices. */
+    /* out[i] = w[i] * norm(x), for n matrices. A norm of NULL is none, here and below. */
     void (*norm_matmul)(exec *e, const buffer *out, const matrix *const *w, uint32_t n, buffer x, const float *norm);
-    /* Rotates q and k by their positions, scales q by attention_scale, appends k and v to the caches. */
+    /* out[i] += bias[i], for n vectors. */
+    void (*add_bias)(exec *e, const buffer *out, const float *const *bias, uint32_t n);
+    /* q = norm(q), k = norm(k): each head by itself, or all of a row together (model_config.qk_norm_row). */
+    void (*norm_qk)(exec *e, buffer q, buffer k, const float *q_norm, const float *k_norm);
+    /* Rotates q and k by their positions (not where the layer has no rope), scales q by attention_scale, appends k and v to the caches. */
     void (*rope_store)(exec *e, buffer q, buffer k, buffer v, uint32_t layer);
     /* out = softmax(q * K^T) * V over what each row sees. */
     void (*attention)(exec *e, buffer out, buffer q, uint32_t layer);
     /* x += w * in */
     void (*matmul_add)(exec *e, buffer x, const matrix *w, buffer in);
-    /* out = silu(w1 * norm(x)) * (w3 * norm(x)) */
+    /* x += scale * norm(y) */
+    void (*norm_add)(exec *e, buffer x, buffer y, const float *norm, float scale);
+    /* out = act(w1 * norm(x)) * (w3 * norm(x)), act the model's activation */
     void (*norm_gate_up)(exec *e, buffer out, const matrix *w1, const matrix *w3, buffer x, const float *norm);
-    /* logits = head * norm(x), of the rows that want them. */
+    /* y = sum over the experts chosen by the router, of each its share times w2 * (act(w1 * norm(x)) * (w3 * norm(x))). */
+    void (*experts)(exec *e, buffer y, const layer *layer, buffer x, const float *norm);
+    /* logits = logit_scale * head * norm(x), capped, of the rows that want them. */
     void (*logits)(exec *e, const matrix *head, buffer x, const float *norm);
 } ops;
 

@@ -3,6 +3,7 @@
 #include "session.h"
 
 #include "error.h"
+#include "rope.h"
 #include "sampler.h"
 
 enum { N_CTX_DEFAULT = 4096, N_CTX_MAX = 1 << 30 };
@@ -70,7 +71,9 @@ ak42_status session_new(ak42_session **out, ak42_model *model, const ak42_sessio
     s->positions = mem_zalloc(&model->alloc, s->n_ctx, sizeof *s->positions);
     s->kv = mem_zalloc(&model->alloc, (uint64_t)c->n_layers * c->n_kv_heads, sizeof *s->kv);
     s->scratch = mem_zalloc(&model->alloc, 1, sampler_scratch_bytes(c->vocab_size));
-    if (!s->tokens || !s->positions || !s->kv || !s->scratch) goto no_memory;
+    s->inv_freq = mem_zalloc(&model->alloc, LAYER_ROPE_COUNT * (c->rotary_dim / 2), sizeof *s->inv_freq);
+    if (!s->tokens || !s->positions || !s->kv || !s->scratch || !s->inv_freq) goto no_memory;
+    rope_frequencies(s->inv_freq, model, s->n_ctx);
     if ((status = cache_new(s, err))) goto fail;
     *out = s;
     return AK42_STATUS_OK;
@@ -91,6 +94,7 @@ void session_free(ak42_session *s) {
     mem_free(&alloc, s->tokens);
     mem_free(&alloc, s->positions);
     mem_free(&alloc, s->kv);
+    mem_free(&alloc, s->inv_freq);
     mem_free(&alloc, s->scratch);
     mem_free(&alloc, s);
     ak42_model_close(model);
@@ -242,11 +246,18 @@ static void store_u32(uint8_t *p, uint32_t value) {
     for (int i = 0; i < 4; i++) p[i] = (uint8_t)(value >> 8 * i);
 }
 
+/* Where a model scales its rope by the length of the context, keys of another context's frequencies are of no use. */
+static uint32_t rope_mark(const ak42_session *s) {
+    const model_config *c = &s->model->config;
+    if (c->rope_scaling != ROPE_SCALING_DYNAMIC && c->rope_scaling != ROPE_SCALING_LONGROPE) return 0;
+    return crc32c(0, s->inv_freq, c->rotary_dim / 2 * sizeof *s->inv_freq);
+}
+
 /* What a blob must agree on with the session that loads it. */
 static void blob_header(uint8_t *header, const ak42_session *s, uint32_t n_tokens) {
     const model_config *c = &s->model->config;
     const uint32_t fields[] = {BLOB_MAGIC, BLOB_VERSION, (uint32_t)s->kv_type, c->n_layers, c->n_kv_heads, c->head_dim,
-                               c->vocab_size, c->dim, n_tokens};
+                               c->vocab_size, c->dim, n_tokens, rope_mark(s)};
     memset(header, 0, BLOB_HEADER);
     for (size_t i = 0; i < ARRAY_LEN(fields); i++) store_u32(header + 4 * i, fields[i]);
 }

@@ -14,6 +14,7 @@ struct ak42_session {
     uint32_t n_tokens;             /* held; = the next token's slot */
     int32_t *tokens;               /* (n_ctx) */
     int32_t *positions;            /* (n_ctx): rotary positions */
+    float *inv_freq;               /* (LAYER_ROPE_COUNT, rotary_dim / 2): the rotary frequencies with all scaling applied */
     kv_head *kv;                   /* (n_layers, n_kv_heads) */
     uint8_t *cache;                /* what kv points into; pages */
     uint64_t cache_bytes;

@@ -15,18 +15,21 @@ void cpu_rope_store(exec *e, buffer q, buffer k, buffer v, uint32_t layer) {
     const model_config *c = &model->config;
     const kernel_table *kernels = &model->kernels;
     const uint32_t half = c->rotary_dim / 2, group = c->n_heads / c->n_kv_heads;
+    const layer_rope rope = model->layers[layer].rope;
     const uint64_t n_units = (uint64_t)e->batch->n_rows * c->n_kv_heads;
     const uint64_t begin = n_units * e->team->thread / e->team->n_threads;
     const uint64_t end = n_units * (e->team->thread + 1) / e->team->n_threads;
     for (uint64_t unit = begin; unit < end; unit++) {
         const uint32_t row = (uint32_t)(unit / c->n_kv_heads), head = (uint32_t)(unit % c->n_kv_heads);
-        const float *cosine = e->ws->cosine + (size_t)row * half, *sine = e->ws->sine + (size_t)row * half;
         float *q_heads = buffer_row(e, q, row) + (size_t)head * group * c->head_dim;
         float *k_head = buffer_row(e, k, row) + (size_t)head * c->head_dim;
         const float *v_head = buffer_row(e, v, row) + (size_t)head * c->head_dim;
-        kernels->rope(q_heads, cosine, sine, group, c->head_dim, c->rotary_dim, c->rope_layout);
+        if (rope != LAYER_ROPE_NONE) {
+            const float *cosine = e->ws->cosine[rope] + (size_t)row * half, *sine = e->ws->sine[rope] + (size_t)row * half;
+            kernels->rope(q_heads, cosine, sine, group, c->head_dim, c->rotary_dim, c->rope_layout);
+            kernels->rope(k_head, cosine, sine, 1, c->head_dim, c->rotary_dim, c->rope_layout);
+        }
         kernels->scale(q_heads, q_heads, c->attention_scale, group * c->head_dim);
-        kernels->rope(k_head, cosine, sine, 1, c->head_dim, c->rotary_dim, c->rope_layout);
         const ak42_session *session = e->batch->sessions[row];
         kernels->kv[session->kv_type].store(cache_of(e, row, layer, head), e->batch->slots[row], k_head, v_head, c->head_dim);
     }

@@ -134,7 +134,7 @@ static part part_open(const exec *e, const matrix *w, uint32_t panel, uint32_t n
 
 /* out (+)= rows of in times panels [panel, panel + n_panels) of w. With many rows the panels are a group, and each part of it is used
  * by all tiles of rows while it is in the cache; the sums wait in between in out, or, where they are to be added there, beside it.
- * With gate, (n_rows, ldg), gate = silu(gate) * out at last. */
+ * With gate, (n_rows, ldg), gate = act(gate) * out at last. */
 static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel, uint32_t n_panels, uint32_t n_rows, float *out,
                      size_t ldo, bool accumulate, float *gate, size_t ldg) {
     const uint32_t nr = in->form.nr, step = n_rows > nr ? part_supers(w) : w->n_super;
@@ -160,7 +160,7 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
                 });
             for (uint32_t i = 0; last && gate && i < rows; i++) {
                 float *g = gate + (row + i) * ldg;
-                e->model->kernels.silu_mul(g, g, to + i * ldo, n_panels * PANEL_ROWS);
+                e->model->gate_mul(g, g, to + i * ldo, n_panels * PANEL_ROWS);
             }
         }
     }
@@ -295,6 +295,8 @@ static uint32_t gather_rows(exec *e, buffer x) {
 
 void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm) {
     const batch *b = e->batch;
+    const model_config *c = &e->model->config;
+    const bool scaled = c->logit_scale != 1.0f || c->final_softcap != 0.0f;
     thread_area *area = area_of(e);
     const uint32_t n_rows = gather_rows(e, x);
     team_barrier(e->team);
@@ -314,7 +316,9 @@ void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm) {
             multiply(e, head, p, panel, n_panels, n_rows, area->sums, SUMS_LD, false, NULL, 0);
             for (uint32_t row = 0; row < b->n_rows; row++) {
                 if (!b->logits[row]) continue;
-                if (!copy_finite(b->logits[row] + first, found, width)) note_nonfinite(e->ws, row);
+                float *logits = b->logits[row] + first;
+                if (!copy_finite(logits, found, width)) note_nonfinite(e->ws, row);
+                if (scaled) e->model->kernels.cap(logits, logits, c->logit_scale, c->final_softcap, width);
                 found += SUMS_LD;
             }
         }

@@ -344,6 +344,22 @@ static void silu_mul(float *out, const float *gate, const float *up, uint32_t n)
     for (uint32_t i = 0; i < n; i++) out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
+static void gelu_mul(float *out, const float *gate, const float *up, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) out[i] = 0.5f * gate[i] * (1.0f + erff(gate[i] * 0.70710678f)) * up[i];
+}
+
+/* 1.5957692 = 2 sqrt(2 / pi) */
+static void gelu_tanh_mul(float *out, const float *gate, const float *up, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        float g = gate[i], inner = 1.5957692f * g * (1.0f + 0.044715f * g * g);
+        out[i] = g / (1.0f + expf(-inner)) * up[i];
+    }
+}
+
+static void cap(float *out, const float *x, float factor, float cap, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) out[i] = cap > 0.0f ? cap * tanhf(x[i] * factor / cap) : x[i] * factor;
+}
+
 static void scale(float *out, const float *x, float factor, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) out[i] = x[i] * factor;
 }
@@ -391,6 +407,9 @@ void kernels_fill_generic(kernel_table *table) {
         .rmsnorm = rmsnorm,
         .rope = rope,
         .silu_mul = silu_mul,
+        .gelu_mul = gelu_mul,
+        .gelu_tanh_mul = gelu_tanh_mul,
+        .cap = cap,
         .scale = scale,
         .read = read_sum,
     };

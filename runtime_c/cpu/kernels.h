@@ -149,6 +149,10 @@ typedef void kernel_rope(float *x, const float *cosine, const float *sine, uint3
                          uint32_t rotary_dim, uint32_t rope_layout);
 /* out = silu(gate) * up, elementwise; out may be gate. */
 typedef void kernel_silu_mul(float *out, const float *gate, const float *up, uint32_t n);
+/* gelu_mul, gelu_tanh_mul: the same of gelu(gate) = gate * Phi(gate), and of its approximation by
+ * gate / (1 + exp(-2 sqrt(2/pi) (gate + 0.044715 gate^3))), which is 0.5 gate (1 + tanh(..)) (Hendrycks and Gimpel 2016). */
+/* out = cap * tanh(x * factor / cap), elementwise; out may be x. cap 0: out = x * factor. */
+typedef void kernel_cap(float *out, const float *x, float factor, float cap, uint32_t n);
 /* out = x * factor. */
 typedef void kernel_scale(float *out, const float *x, float factor, uint32_t n);
 
@@ -170,7 +174,8 @@ typedef struct kernel_table {
     kernel_attn_merge *attn_merge;
     kernel_rmsnorm *rmsnorm;
     kernel_rope *rope;
-    kernel_silu_mul *silu_mul;
+    kernel_silu_mul *silu_mul, *gelu_mul, *gelu_tanh_mul;
+    kernel_cap *cap;
     kernel_scale *scale;
     kernel_read *read;
     kernel_peak *peak_f32, *peak_bf16, *peak_int8;      /* NULL where the ISA has no such instruction */

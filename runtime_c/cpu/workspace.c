@@ -6,6 +6,7 @@
 
 #include "../core/error.h"
 #include "../core/panel.h"
+#include "../core/rope.h"
 
 /* Rows of a pass: enough to reuse the weights well, and few enough that the buffers stay small whatever the model. */
 enum { ROWS_MAX = 512, ROWS_MIN = 32, BUFFERS_BYTES = 32 << 20, PARTIAL_BYTES = 16 << 20, TICKETS = 1024 };
@@ -13,32 +14,44 @@ enum { ROWS_MAX = 512, ROWS_MIN = 32, BUFFERS_BYTES = 32 << 20, PARTIAL_BYTES = 
 /* ---- embed ---- */
 
 /* cos and sin of position * frequency, in f32 as the models were trained (Su et al. 2021, arXiv 2104.09864). */
-static void rope_angles(exec *e) {
+static void rope_angles(exec *e, layer_rope rope) {
     const uint32_t half = e->model->config.rotary_dim / 2;
-    for (uint32_t row = e->team->thread; row < e->batch->n_rows; row += e->team->n_threads)
+    const float factor = rope_attn_factor(e->model, rope);
+    for (uint32_t row = e->team->thread; row < e->batch->n_rows; row += e->team->n_threads) {
+        const float *inv_freq = e->batch->sessions[row]->inv_freq + (size_t)rope * half;
         for (uint32_t i = 0; i < half; i++) {
-            const float angle = (float)e->batch->positions[row] * e->model->inv_freq[i];
-            e->ws->cosine[(size_t)row * half + i] = cosf(angle) * e->model->rope_attn_factor;
-            e->ws->sine[(size_t)row * half + i] = sinf(angle) * e->model->rope_attn_factor;
+            const float angle = (float)e->batch->positions[row] * inv_freq[i];
+            e->ws->cosine[rope][(size_t)row * half + i] = cosf(angle) * factor;
+            e->ws->sine[rope][(size_t)row * half + i] = sinf(angle) * factor;
         }
+    }
 }
 
 static void cpu_embed(exec *e, buffer x, const matrix *embedding) {
+    const float scale = e->model->config.embedding_scale;
     if (!e->team->thread) cpu_attention_plan(e);
-    rope_angles(e);
-    for (uint32_t row = e->team->thread; row < e->batch->n_rows; row += e->team->n_threads)
-        panel_row(embedding->type, embedding->group_size, buffer_row(e, x, row), embedding->panels,
-                  (uint64_t)e->batch->tokens[row], embedding->columns);
+    rope_angles(e, LAYER_ROPE_GLOBAL);
+    if (e->model->config.rope_theta_local != 0.0f) rope_angles(e, LAYER_ROPE_LOCAL);
+    for (uint32_t row = e->team->thread; row < e->batch->n_rows; row += e->team->n_threads) {
+        float *to = buffer_row(e, x, row);
+        panel_row(embedding->type, embedding->group_size, to, embedding->panels, (uint64_t)e->batch->tokens[row],
+                  embedding->columns);
+        if (scale != 1.0f) e->model->kernels.scale(to, to, scale, embedding->columns);
+    }
     team_barrier(e->team);
 }
 
 const ops cpu_ops = {
     .embed = cpu_embed,
     .norm_matmul = cpu_norm_matmul,
+    .add_bias = cpu_add_bias,
+    .norm_qk = cpu_norm_qk,
     .rope_store = cpu_rope_store,
     .attention = cpu_attention,
     .matmul_add = cpu_matmul_add,
+    .norm_add = cpu_norm_add,
     .norm_gate_up = cpu_norm_gate_up,
+    .experts = cpu_experts,
     .logits = cpu_logits,
 };
 
@@ -63,10 +76,16 @@ typedef struct needs {
 } needs;
 
 static void needs_of(needs *n, const matrix *w) {
+    if (!w->panels) return;
     const size_t act = act_token_bytes(w->kernels->act, w->columns), wide = group_wide_bytes(w);
     if (w->columns > n->columns) n->columns = w->columns;
     if (act > n->act_row_bytes) n->act_row_bytes = act;
     if (wide > n->wide_bytes) n->wide_bytes = wide;
+}
+
+/* Whether some block does more with its result than adding it to x. */
+static bool has_block_ends(const model_config *c) {
+    return c->n_experts || c->residual_scale != 1.0f || c->model_flags & (MODEL_NORM_AFTER | MODEL_NORM_BOTH);
 }
 
 /* Lays the workspace out; with arena.base NULL only its size is wanted. */
@@ -75,15 +94,23 @@ static void lay_out(workspace *ws, arena *a, const needs *n, uint32_t n_threads)
     const size_t widths[BUFFER_COUNT] = {
         [BUFFER_X] = c->dim, [BUFFER_Q] = (size_t)c->n_heads * c->head_dim, [BUFFER_K] = (size_t)c->n_kv_heads * c->head_dim,
         [BUFFER_V] = (size_t)c->n_kv_heads * c->head_dim, [BUFFER_ATT] = (size_t)c->n_heads * c->head_dim,
-        [BUFFER_H] = c->hidden_dim,
+        [BUFFER_H] = c->expert_dim > c->hidden_dim ? c->expert_dim : c->hidden_dim,
+        [BUFFER_Y] = has_block_ends(c) ? c->dim : 0,
+        [BUFFER_N] = c->n_experts ? c->dim : 0, [BUFFER_R] = c->n_experts,
+        [BUFFER_G] = c->n_experts ? c->dim : 0, [BUFFER_E] = c->n_experts ? c->dim : 0,
     };
     for (int i = 0; i < BUFFER_COUNT; i++) {
         /* an odd number of cache lines, so that rows do not fall on the same sets of the first-level cache */
         ws->ld[i] = (round_up(widths[i], SUPER_K) / PANEL_ROWS | 1) * PANEL_ROWS;
         ws->buffers[i] = arena_take(a, ws->max_rows * ws->ld[i] * sizeof(float));
     }
-    ws->cosine = arena_take(a, (uint64_t)ws->max_rows * (c->rotary_dim / 2) * sizeof(float));
-    ws->sine = arena_take(a, (uint64_t)ws->max_rows * (c->rotary_dim / 2) * sizeof(float));
+    for (int i = 0; i < LAYER_ROPE_COUNT; i++) {
+        ws->cosine[i] = arena_take(a, (uint64_t)ws->max_rows * (c->rotary_dim / 2) * sizeof(float));
+        ws->sine[i] = arena_take(a, (uint64_t)ws->max_rows * (c->rotary_dim / 2) * sizeof(float));
+    }
+    ws->routes = arena_take(a, (uint64_t)ws->max_rows * c->n_experts_used * sizeof(route));
+    ws->expert_begin = arena_take(a, (c->n_experts + 1u) * sizeof(uint32_t));
+    ws->expert_routes = arena_take(a, (uint64_t)ws->max_rows * c->n_experts_used * sizeof(uint32_t));
     for (int i = 0; i < MATRICES_MAX; i++) ws->act[i] = arena_take(a, ws->max_rows * n->act_row_bytes);
     ws->outliers = arena_take(a, (uint64_t)ws->max_rows * OUTLIERS * sizeof(outlier));
     ws->tiles = arena_take(a, ws->max_rows * sizeof(attn_tile));
@@ -112,9 +139,16 @@ ak42_status workspace_new(workspace **out, const ak42_model *model, ak42_error *
     needs_of(&n, &model->head);
     for (uint32_t i = 0; i < c->n_layers; i++) {
         const layer *l = &model->layers[i];
-        const matrix *const all[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->w1, &l->w2, &l->w3};
+        const matrix *const all[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->w1, &l->w2, &l->w3, &l->router};
         for (size_t j = 0; j < ARRAY_LEN(all); j++) needs_of(&n, all[j]);
+        for (uint32_t j = 0; l->experts && j < c->n_experts; j++) {
+            const expert *x = &l->experts[j];
+            needs_of(&n, &x->w1);
+            needs_of(&n, &x->w2);
+            needs_of(&n, &x->w3);
+        }
     }
+    if (c->n_experts > n.columns) n.columns = c->n_experts;      /* their scores pass through a thread's area */
     const uint64_t row = (2u * c->dim + 2u * (uint64_t)c->n_heads * c->head_dim + 2u * (uint64_t)c->n_kv_heads * c->head_dim +
                           c->hidden_dim) * sizeof(float);
     uint64_t rows = BUFFERS_BYTES / row / 16 * 16;

@@ -36,12 +36,21 @@ typedef struct attn_tile {
     uint32_t row, n_rows;
 } attn_tile;
 
+/* One of the experts that a row goes to, and its share of the sum. */
+typedef struct route {
+    uint32_t expert;
+    float weight;
+} route;
+
 struct workspace {
     const ak42_model *model;
     uint32_t max_rows;
     float *buffers[BUFFER_COUNT];      /* (max_rows, ld) */
     size_t ld[BUFFER_COUNT];           /* widths rounded up to SUPER_K */
-    float *cosine, *sine;              /* (max_rows, rotary_dim / 2) */
+    float *cosine[LAYER_ROPE_COUNT], *sine[LAYER_ROPE_COUNT];      /* (max_rows, rotary_dim / 2) */
+    route *routes;                     /* (max_rows, n_experts_used), experts ascending */
+    uint32_t *expert_begin;            /* (n_experts + 1): where an expert's part of the next begins */
+    uint32_t *expert_routes;           /* (max_rows, n_experts_used): indices of routes, by expert, rows ascending */
     uint8_t *act[MATRICES_MAX];        /* packed tiles of all rows, by form */
     outlier *outliers;                 /* (max_rows, OUTLIERS); the same for every form */
     thread_area *areas;                /* (n_threads) */
@@ -66,11 +75,18 @@ static inline float *buffer_row(const exec *e, buffer b, uint32_t row) {
     return e->ws->buffers[b] + row * e->ws->ld[b];
 }
 
+/* The rows, of n_rows, that are this thread's. */
+void rows_of_thread(const exec *e, uint32_t n_rows, uint32_t *begin, uint32_t *end);
+
 /* The ops, by file. */
 void cpu_norm_matmul(exec *e, const buffer *out, const matrix *const *w, uint32_t n, buffer x, const float *norm);
 void cpu_matmul_add(exec *e, buffer x, const matrix *w, buffer in);
 void cpu_norm_gate_up(exec *e, buffer out, const matrix *w1, const matrix *w3, buffer x, const float *norm);
 void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm);
+void cpu_add_bias(exec *e, const buffer *out, const float *const *bias, uint32_t n);
+void cpu_norm_qk(exec *e, buffer q, buffer k, const float *q_norm, const float *k_norm);
+void cpu_norm_add(exec *e, buffer x, buffer y, const float *norm, float scale);
+void cpu_experts(exec *e, buffer y, const layer *layer, buffer x, const float *norm);
 void cpu_rope_store(exec *e, buffer q, buffer k, buffer v, uint32_t layer);
 void cpu_attention(exec *e, buffer out, buffer q, uint32_t layer);
 /* Cuts the batch into attention tiles; called by one thread before the first attention of a pass. */

@@ -14,6 +14,7 @@
 #include "../../runtime_c/core/json.h"
 #include "../../runtime_c/core/model.h"
 #include "../../runtime_c/core/quant.h"
+#include "../../runtime_c/core/rope.h"
 #include "files_fixtures.h"
 
 static long n_passed, n_failed, n_opens;
@@ -68,6 +69,16 @@ static float touch_matrix(const matrix *m) {
     return sum;
 }
 
+/* The rotary frequency of a pair, in a context of the length trained for. */
+static float frequency(const ak42_model *model, uint32_t pair) {
+    const uint32_t half = model->config.rotary_dim / 2;
+    float *table = calloc(LAYER_ROPE_COUNT * half, sizeof *table);
+    rope_frequencies(table, model, model->config.trained_ctx);
+    const float found = table[pair];
+    free(table);
+    return found;
+}
+
 static float touch(const ak42_model *model) {
     float sum = touch_matrix(&model->embedding) + touch_matrix(&model->head);
     for (uint32_t l = 0; l < model->config.n_layers; l++) {
@@ -77,8 +88,7 @@ static float touch(const ak42_model *model) {
         for (uint32_t i = 0; i < model->config.dim; i++)
             sum += y->att_norm[i] + y->ffn_norm[i] + model->norm[i];
     }
-    for (uint32_t i = 0; i < model->config.rotary_dim / 2; i++) sum += model->inv_freq[i];
-    return sum;
+    return sum + frequency(model, 0);
 }
 
 /* Opens and closes; any answer but a crash and an unexpected status is right. */
@@ -380,7 +390,7 @@ static void check_old(const shape *s, uint32_t version, bool extended, const cha
         check_info(model, s, format, version == 2 ? "int8" : "f32");
         CHECK(model->info.mapped_bytes == 0 && model->info.packed_bytes > 0, "%s: packed", format);
         for (uint32_t i = 0; i < s->head_dim / 2; i++)
-            CHECK(model->inv_freq[i] == 1.0f / powf(10000.0f, (float)(2 * i) / (float)s->head_dim),
+            CHECK(frequency(model, i) == 1.0f / powf(10000.0f, (float)(2 * i) / (float)s->head_dim),
                   "inv_freq");
         CHECK(model->info.bos_id == (extended ? 1 : -1) && model->info.n_eos == extended &&
               model->info.eos_ids[0] == (extended ? 2 : -1) && model->info.eos_ids[1] == -1, "%s: ids",
@@ -420,7 +430,7 @@ static void check_v3(void) {
         CHECK(model->layers[0].sliding_window == 3 && model->layers[1].sliding_window == 0 &&
               model->info.sliding_window == 3, "LAYR");
         for (uint32_t i = 0; i < 8; i++)
-            CHECK(model->inv_freq[i] == 1.0f / powf(10000.0f, (float)(2 * i) / 16.0f) / (1.0f + (float)i),
+            CHECK(frequency(model, i) == 1.0f / powf(10000.0f, (float)(2 * i) / 16.0f) / (1.0f + (float)i),
                   "rope_freqs divide");
         CHECK(model->info.group_size == 16, "group_size");
         model_free(model);
@@ -453,7 +463,7 @@ static void check_gguf(uint32_t version) {
         CHECK(model->info.rope_theta == 500000.0f && model->info.norm_eps == 1e-6f &&
               model->layers[1].sliding_window == 4, "gguf: config");
         for (uint32_t i = 0; i < 8; i++)
-            CHECK(model->inv_freq[i] == 1.0f / powf(500000.0f, (float)(2 * i) / 16.0f) / 4.0f, "linear rope");
+            CHECK(frequency(model, i) == 1.0f / powf(500000.0f, (float)(2 * i) / 16.0f) / 4.0f, "linear rope");
         const struct {
             int section;
             const char *text;
@@ -511,14 +521,14 @@ static bytes vocab_file(const char *architecture, uint32_t eos, uint32_t scores)
 static void check_vocab(void) {
     gguf_vocab v;
     ak42_error err = {0};
-    bytes b = vocab_file("qwen2", 2, 3);
+    bytes b = vocab_file("mamba", 2, 3);
     CHECK(!parse_vocab(&b, &v, &err), "vocabulary of another architecture: %s", err.text);
     CHECK(v.n_tokens == 3 && v.tokens.size == 3 * 8 + 4 &&
           v.tokens.data == b.data + marked(&b, "tokenizer.ggml.tokens") + 8 + 21 + 16, "tokens");
     CHECK(v.n_merges == 1 && v.n_scores == 3 && v.n_types == 3 && v.bos_id == -1 && v.unk_id == 0 &&
           v.pad_id == -1 && v.n_eos == 2 && v.eos_ids[0] == 2 && v.eos_ids[1] == 1 && v.add_bos == 1 &&
           v.add_eos == -1 && v.add_space_prefix == -1, "vocabulary's fields");
-    expect(b.data, b.size, AK42_STATUS_UNSUPPORTED, "qwen2", "vocabulary as a model");
+    expect(b.data, b.size, AK42_STATUS_UNSUPPORTED, "mamba", "vocabulary as a model");
     for (size_t n = 0; n < b.size; n++) {
         bytes part = b;
         part.size = n;
@@ -674,24 +684,26 @@ static void check_header_fields(void) {
         {"ext minor", 70, 1, 2, UNSUPPORTED, "192.1"}, {"compat bit", 72, 1u << 31, 4, AK42_STATUS_OK, NULL},
         {"unknown bit", 76, 1u << 16, 4, UNSUPPORTED, "incompat_flags"},
         {"known bit", 76, 1, 4, FORMAT, "ROPE_THETA"},
-        {"refused bit", 76, 1 << 4, 4, UNSUPPORTED, "QKV_BIAS"},
+        {"another known bit", 76, 1 << 4, 4, FORMAT, "QKV_BIAS"},
         {"theta", 80, 0x48f42400, 4, FORMAT, "ROPE_THETA"},
         {"theta nan", 80, 0x7fc00000, 4, FORMAT, "rope_theta"}, {"eps 0", 84, 0, 4, FORMAT, "norm_eps"},
         {"eps 1e-6", 84, 0x358637bd, 4, FORMAT, "NORM_EPS"}, {"head_dim", 88, 6, 4, FORMAT, "HEAD_DIM"},
         {"head_dim 0", 88, 0, 4, FORMAT, "head_dim"}, {"head_dim odd", 88, 3, 4, FORMAT, "even"},
         {"rotary", 92, 2, 4, FORMAT, "PARTIAL_ROTARY"}, {"rotary beyond", 92, 6, 4, FORMAT, "rotary_dim"},
         {"window", 96, 2, 4, FORMAT, "SLIDING_WINDOW"}, {"wide window", 96, 99, 4, AK42_STATUS_OK, NULL},
-        {"scaling", 100, 1, 1, FORMAT, "ROPE_SCALING"}, {"yarn", 100, 3, 1, UNSUPPORTED, "yarn"},
+        {"scaling", 100, 1, 1, FORMAT, "ROPE_SCALING"}, {"yarn", 100, 3, 1, FORMAT, "rope_original_ctx"},
         {"scaling 9", 100, 9, 1, UNSUPPORTED, "rope_scaling"},
-        {"half split", 101, 1, 1, FORMAT, "HALF_SPLIT"}, {"gelu", 102, 1, 1, UNSUPPORTED, "activation"},
-        {"flags", 103, 1, 1, UNSUPPORTED, "model_flags"},
+        {"half split", 101, 1, 1, FORMAT, "HALF_SPLIT"}, {"gelu", 102, 1, 1, FORMAT, "ACTIVATION"},
+        {"activation 3", 102, 3, 1, UNSUPPORTED, "activation"},
+        {"flags", 103, 1, 1, FORMAT, "MODEL_FLAGS"}, {"flags 3", 103, 3, 1, UNSUPPORTED, "model_flags"},
+        {"flags 8", 103, 8, 1, UNSUPPORTED, "model_flags"},
         {"factor -1", 104, 0xbf800000, 4, FORMAT, "rope_factor"},
-        {"attn factor", 120, 0x40000000, 4, UNSUPPORTED, "rope_attn_factor"},
+        {"attn factor", 120, 0x40000000, 4, FORMAT, "ROPE_SCALING"}, {"attn factor -2", 120, 0xc0000000, 4, FORMAT, "rope_attn_factor"},
         {"bos", 124, 19, 4, FORMAT, "bos_id"}, {"eos", 140, 19, 4, FORMAT, "eos_id[3]"},
-        {"pad -2", 144, (uint32_t)-2, 4, FORMAT, "pad_id"}, {"experts", 148, 8, 4, UNSUPPORTED, "n_experts"},
+        {"pad -2", 144, (uint32_t)-2, 4, FORMAT, "pad_id"}, {"experts", 148, 8, 4, FORMAT, "n_experts_used"},
         {"softcap", 156, 0x41a00000, 4, FORMAT, "SOFTCAP"},
-        {"final softcap", 160, 0x41a00000, 4, UNSUPPORTED, "final_softcap"},
-        {"embedding scale", 164, 0x40000000, 4, UNSUPPORTED, "embedding_scale"},
+        {"final softcap", 160, 0x41a00000, 4, FORMAT, "SOFTCAP"},
+        {"embedding scale", 164, 0x40000000, 4, FORMAT, "SCALES"}, {"embedding nan", 164, 0x7fc00000, 4, FORMAT, "embedding_scale"},
         {"attention scale", 232, 0x3f800000, 4, FORMAT, "SCALES"},
         {"trained_ctx 0", 172, 0, 4, FORMAT, "trained_ctx"}, {"directory", 176, 256, 8, FORMAT, "directory"},
         {"data offset", 192, 264, 8, FORMAT, "192"}, {"data bytes", 200, UINT64_MAX, 8, FORMAT, "192"},
@@ -699,7 +711,7 @@ static void check_header_fields(void) {
         {"trailer bytes", 216, UINT64_MAX, 8, FORMAT, "trailer"},
         {"file bytes", 224, 1, 8, FORMAT, "bytes behind"},
         {"file bytes more", 224, UINT64_MAX, 8, FORMAT, "truncated"},
-        {"theta local", 240, 0x3f800000, 4, UNSUPPORTED, "rope_theta_local"},
+        {"theta local", 240, 0x3f800000, 4, FORMAT, "ROPE_THETA"}, {"theta local nan", 240, 0x7fc00000, 4, FORMAT, "rope_theta_local"},
     };
     static const edit of_v2[] = {
         {"group 0", 37, 0, 4, FORMAT, "group_size"}, {"group -8", 37, (uint32_t)-8, 4, FORMAT, "group_size"},
@@ -789,7 +801,7 @@ static void check_v3_fields(void) {
     sign(data, b.size);
     expect(data, b.size, FORMAT, "1 missing: blk.0.attn_norm.weight and 1 unexpected: blk.0.attn_q.bias",
            "a bias");
-    const char *const confs[] = {"{\"model_type\": \"gemma\"}", "{}", "[]",
+    const char *const confs[] = {"{\"model_type\": \"mamba\"}", "{}", "[]",
                                  "{\"model_type\": \"llama\", \"model_type\": \"llama\"}"};
     const size_t conf = marked(&b, "CONF") + 16;
     for (size_t i = 0; i < ARRAY_LEN(confs); i++) {
@@ -797,10 +809,10 @@ static void check_v3_fields(void) {
         memset(data + conf, ' ', strlen(conf_llama));
         memcpy(data + conf, confs[i], strlen(confs[i]));
         sign(data, b.size);
-        expect(data, b.size, i ? FORMAT : UNSUPPORTED, i ? "CONF" : "gemma", "CONF");
+        expect(data, b.size, i ? FORMAT : UNSUPPORTED, i ? "CONF" : "mamba", "CONF");
     }
     apply(&b, &(edit){"no CONF", 0, 0x58585858, 4, FORMAT, "CONF"}, marked(&b, "CONF"), true);
-    apply(&b, &(edit){"LAYR flag", 16, 2, 1, UNSUPPORTED, "LAYR"}, marked(&b, "LAYR"), true);
+    apply(&b, &(edit){"LAYR flag", 16, 8, 1, UNSUPPORTED, "LAYR"}, marked(&b, "LAYR"), true);
     apply(&b, &(edit){"LAYR size", 8, 4, 1, FORMAT, "LAYR"}, marked(&b, "LAYR"), true);
     free(data);
     free(b.data);
@@ -808,6 +820,7 @@ static void check_v3_fields(void) {
 
 /* ---- GGUF semantics ---- */
 
+static void add_architecture_mamba(bytes *b) { kv_string(b, "general.architecture", "mamba"); }
 static void add_architecture_qwen(bytes *b) { kv_string(b, "general.architecture", "qwen2"); }
 static void add_architecture_int(bytes *b) { kv_u32(b, "general.architecture", 3); }
 static void add_mistral(bytes *b) { kv_string(b, "general.architecture", "mistral"); }
@@ -896,7 +909,8 @@ static void check_gguf_keys(void) {
         const char *word;
     } cases[] = {
         {"no architecture", NULL, "general.architecture", FORMAT, "general.architecture"},
-        {"qwen2", add_architecture_qwen, "general.architecture", UNSUPPORTED, "qwen2"},
+        {"mamba", add_architecture_mamba, "general.architecture", UNSUPPORTED, "found mamba"},
+        {"qwen2 without keys", add_architecture_qwen, "general.architecture", FORMAT, "qwen2.block_count"},
         {"architecture 3", add_architecture_int, "general.architecture", FORMAT, "expected a string"},
         {"mistral without keys", add_mistral, "general.architecture", FORMAT, "mistral.block_count"},
         {"duplicate key", add_duplicate, NULL, FORMAT, "llama.block_count: expected once"},
@@ -923,11 +937,11 @@ static void check_gguf_keys(void) {
         {"context 0", add_context_0, "llama.context_length", FORMAT, "seq_len"},
         {"value length", add_value_length, "llama.attention.value_length", UNSUPPORTED, "value_length"},
         {"no key length", NULL, "llama.attention.key_length", UNSUPPORTED, "value_length"},
-        {"yarn", add_yarn, NULL, UNSUPPORTED, "yarn"},
+        {"yarn", add_yarn, NULL, AK42_STATUS_OK, NULL},
         {"linear alone", add_linear_alone, NULL, FORMAT, "scaling.factor"},
         {"factor 0", add_factor_0, NULL, FORMAT, "above 0"},
         {"factor beyond f32", add_factor_inf, NULL, FORMAT, "above 0"},
-        {"experts", add_experts, NULL, UNSUPPORTED, "expert_count"},
+        {"experts", add_experts, NULL, FORMAT, "n_experts_used"},
         {"no experts", add_no_experts, NULL, AK42_STATUS_OK, NULL},
         {"softcap", add_softcap, NULL, UNSUPPORTED, "softcapping"},
         {"bidirectional", add_bidirectional, NULL, UNSUPPORTED, "causal"},

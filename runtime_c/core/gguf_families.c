@@ -1,0 +1,131 @@
+/* gguf_families.c: what a family's GGUF files mean beyond their keys one by one: constants that no key states, which layers
+ * have a window, rope or experts, and tensors that stand for several. Called by gguf_keys.c. */
+#include <stdio.h>
+
+#include "error.h"
+#include "gguf_file.h"
+
+void gguf_family_defaults(const gguf_file *g) {
+    model_config *m = &g->c->config;
+    const family *f = g->family;
+    m->rope_layout = f->rope_layout;
+    m->activation = f->activation;
+    m->model_flags = f->model_flags;
+    m->rope_theta_local = f->rope_theta_local;
+    m->qkv_bias = f->flags & FAMILY_QKV_BIAS;
+    m->qk_norm = f->flags & FAMILY_QK_NORM;
+}
+
+/* ---- layers ---- */
+
+/* One bool for each layer, or in place of them a period: every n-th is false. out (n_layers) keeps its values where there is
+ * no such key. */
+static ak42_status read_pattern(uint8_t *out, const gguf_file *g, const char *suffix, ak42_error *err) {
+    const uint32_t n_layers = g->c->config.n_layers;
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", g->c->config.architecture, suffix);
+    const gguf_value *v = gguf_find(g, key);
+    if (!v) return AK42_STATUS_OK;
+    if (v->type == GGUF_ARRAY && (v->element == GGUF_BOOL || v->element == GGUF_U8 || v->element == GGUF_I8)) {
+        if (v->count != n_layers)
+            return error_set(err, AK42_STATUS_FORMAT, "%s: key %s: expected one value for each of %u layers, found %llu",
+                             g->c->name, key, n_layers, (unsigned long long)v->count);
+        for (uint32_t i = 0; i < n_layers; i++) out[i] = v->content.data[i] != 0;
+        return AK42_STATUS_OK;
+    }
+    if (v->type != GGUF_U32 && v->type != GGUF_I32)
+        return error_set(err, AK42_STATUS_FORMAT, "%s: key %s: expected bools or a period, found another type", g->c->name,
+                         key);
+    const uint32_t period = load_u32(v->content.data);
+    for (uint32_t i = 0; i < n_layers; i++) out[i] = !period || (i + 1) % period != 0;
+    return AK42_STATUS_OK;
+}
+
+ak42_status gguf_read_layers(const gguf_file *g, ak42_error *err) {
+    model_config *m = &g->c->config;
+    const family *f = g->family;
+    uint8_t windowed[CONFIG_MAX_LAYERS] = {0}, rotated[CONFIG_MAX_LAYERS] = {0};
+    if (m->n_layers > CONFIG_MAX_LAYERS) return config_check(m, g->c->name, err);
+    for (uint32_t i = 0; i < m->n_layers; i++) {
+        windowed[i] = !f->full_period || (i + 1) % f->full_period != 0;
+        rotated[i] = !f->no_rope_period || (i + 1) % f->no_rope_period != 0;
+    }
+    ak42_status status = read_pattern(windowed, g, "attention.sliding_window_pattern", err);
+    if (!status) status = read_pattern(rotated, g, "attention.rope_pattern", err);
+    bool any = false;
+    for (uint32_t i = 0; i < m->n_layers; i++) {
+        const bool window = m->sliding_window && windowed[i];
+        char name[TENSOR_NAME_MAX + 1];
+        snprintf(name, sizeof name, "blk.%u.ffn_gate_inp.weight", i);
+        const bool experts = m->n_experts && container_find(g->c, name);
+        any |= window;
+        m->layer_flags[i] = (uint8_t)((window ? LAYER_WINDOW : 0) | (rotated[i] ? 0 : LAYER_NO_ROPE) |
+                                      (experts ? LAYER_EXPERTS : 0));
+    }
+    if (f->flags & FAMILY_LOCAL_PLAIN && m->rope_theta_local == 0.0f) m->rope_theta_local = m->rope_theta;
+    if (!any) m->sliding_window = 0, m->rope_theta_local = 0.0f;
+    return status;
+}
+
+/* ---- fused tensors ---- */
+
+typedef struct part {
+    const char *name;              /* without "blk.N." */
+    uint64_t rows;
+} part;
+
+/* Whether the tensor is one of a layer with this suffix; *layer. */
+static bool is_of_layer(const tensor *t, const char *suffix, uint32_t *layer) {
+    char name[TENSOR_NAME_MAX + 1];
+    unsigned number;
+    if (sscanf(t->name, "blk.%5u.", &number) != 1) return false;
+    snprintf(name, sizeof name, "blk.%u.%s", number, suffix);
+    *layer = number;
+    return !strcmp(name, t->name);
+}
+
+/* Views of the rows of t, one part after another. */
+static ak42_status add_parts(tensor *out, uint32_t *n, const container *c, const tensor *t, uint32_t layer, const part *parts,
+                             uint32_t n_parts, ak42_error *err) {
+    uint64_t rows = 0;
+    for (uint32_t i = 0; i < n_parts; i++) rows += parts[i].rows;
+    if (t->n_dims != 2 || !rows || t->dims[0] != rows)
+        return error_set(err, AK42_STATUS_FORMAT, "%s: tensor %s: expected %llu rows, found %llu", c->name, t->name,
+                         (unsigned long long)rows, (unsigned long long)(t->n_dims == 2 ? t->dims[0] : 1));
+    const uint64_t row_bytes = t->nbytes / rows;
+    uint64_t first = 0;
+    for (uint32_t i = 0; i < n_parts; first += parts[i++].rows) {
+        tensor *view = &out[(*n)++];
+        *view = *t;
+        snprintf(view->name, sizeof view->name, "blk.%u.%s", layer, parts[i].name);
+        view->dims[0] = parts[i].rows;
+        view->nbytes = parts[i].rows * row_bytes;
+        view->offset = t->offset + first * row_bytes;
+        view->data = t->data + first * row_bytes;
+    }
+    return AK42_STATUS_OK;
+}
+
+ak42_status gguf_split_fused(const gguf_file *g, ak42_error *err) {
+    container *c = g->c;
+    const model_config *m = &c->config;
+    if (!(g->family->flags & FAMILY_FUSED)) return AK42_STATUS_OK;
+    const uint64_t q = (uint64_t)m->n_heads * m->head_dim, kv = (uint64_t)m->n_kv_heads * m->head_dim;
+    const part qkv[] = {{"attn_q.weight", q}, {"attn_k.weight", kv}, {"attn_v.weight", kv}};
+    const part gate_up[] = {{"ffn_gate.weight", m->hidden_dim}, {"ffn_up.weight", m->hidden_dim}};
+    tensor *split = mem_zalloc(c->alloc, 3 * (uint64_t)c->n_tensors, sizeof *split);
+    if (!split)
+        return error_set(err, AK42_STATUS_NOMEM, "%s: no memory for the list of %u tensors", c->name, c->n_tensors);
+    ak42_status status = AK42_STATUS_OK;
+    uint32_t n = 0, layer;
+    for (uint32_t i = 0; i < c->n_tensors && !status; i++) {
+        const tensor *t = &c->tensors[i];
+        if (is_of_layer(t, "attn_qkv.weight", &layer)) status = add_parts(split, &n, c, t, layer, qkv, 3, err);
+        else if (is_of_layer(t, "ffn_up.weight", &layer)) status = add_parts(split, &n, c, t, layer, gate_up, 2, err);
+        else split[n++] = *t;
+    }
+    mem_free(c->alloc, c->tensors);
+    c->tensors = split;
+    c->n_tensors = n;
+    return status ? status : container_sort(c, err);
+}
