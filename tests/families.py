@@ -100,7 +100,8 @@ def random_values(name: str, shape: tuple[int, ...], generator: Any, folded: boo
     import torch
 
     if "norm" in name:
-        return torch.rand(shape, generator=generator) + (-0.5 if folded else 0.5)
+        values = torch.randint(0, 256, shape, generator=generator) / 256          # so that adding 1 to them is exact, as to bf16
+        return values + (-0.5 if folded else 0.5)
     normal = torch.randn(shape, generator=generator)
     if name.endswith("bias"):
         return normal * 0.5

@@ -89,3 +89,108 @@ def test_a_gguf_gives_the_same_bits(case: Callable[[str], Case], name: str) -> N
     assert np.array_equal(found, evaluate(made.file("ak42-v3"), made.ids))
     with pyllama.Model(path) as model:
         assert model.info.architecture == made.spec.gguf
+
+
+# ---- the same bits ----
+
+SHAPED = ("qwen2-window", "olmo2", "gemma3", "phi4-mini", "qwen3-moe", "granite")       # every new op among them
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_bits_do_not_depend_on_chunks_threads_or_isa_s_tiles(case: Callable[[str], Case], name: str) -> None:
+    made = case(name)
+    path = made.file("ak42-v3")
+    for isa in ("generic", "auto"):
+        whole = evaluate(path, made.ids, n_threads=1, isa=isa)
+        for chunks, n_threads in ((1, 1), (7, 1), (16, 2), (None, 2), (13, 3), (1, 3)):
+            assert np.array_equal(evaluate(path, made.ids, chunks, n_threads=n_threads, isa=isa), whole), (isa, chunks, n_threads)
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "mixtral", "gemma2"])
+@pytest.mark.parametrize("type_name", ["int8", "bf16"])
+def test_bits_of_other_types(case: Callable[[str], Case], name: str, type_name: str) -> None:
+    """Rows or panels, mapped or packed, in chunks or whole."""
+    made = case(name)
+    whole = evaluate(made.file("ak42-v3", type_name), made.ids, n_threads=1)
+    assert np.array_equal(evaluate(made.file("ak42-v3", type_name, layout="rows"), made.ids), whole)
+    assert np.array_equal(evaluate(made.file("ak42-v3", type_name), made.ids, chunks=5, n_threads=3), whole)
+    assert np.abs(whole - made.expected).mean() < 0.1 * made.expected.std()
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "gemma3"])
+def test_bits_of_a_batch(case: Callable[[str], Case], name: str) -> None:
+    """Rows of other texts in the same pass change nothing, though they may go to the same experts."""
+    made = case(name)
+    path = made.file("ak42-v3")
+    prompts = [made.ids[:11], made.ids[20:26], made.ids[30:51]]
+    with pyllama.Model(path) as model:
+        alone = [model.generate(ids, max_new_tokens=9, temperature=0).token_ids for ids in prompts]
+        together = model.generate_batch(prompts, max_new_tokens=9, temperature=0)
+    assert [generation.token_ids for generation in together] == alone
+
+
+# ---- there and back ----
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_folder_comes_back(case: Callable[[str], Case], name: str, tmp_path: Path) -> None:
+    """From model.bin to a folder, which transformers opens as the family's own class: the same weights, the same logits."""
+    made = case(name)
+    converter.convert(made.file("ak42-v3"), tmp_path / "back")
+    before, after = models.read_safetensors(made.folder), models.read_safetensors(tmp_path / "back")
+    assert before == after
+    model = models.transformers_model(tmp_path / "back")
+    assert type(model).__name__ == f"{made.spec.hf_class}ForCausalLM"
+    assert np.array_equal(models.transformers_logits(model, made.ids), made.expected)
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in NO_GGUF])
+def test_a_gguf_without_our_keys_comes_back(case: Callable[[str], Case], name: str, tmp_path: Path) -> None:
+    """As llama.cpp's converter writes it, without the config.json that ours carries along: the same model from the keys alone."""
+    made = case(name)
+    found = bare(made.file("gguf"), tmp_path / "bare.gguf")
+    assert np.array_equal(evaluate(found, made.ids), evaluate(made.file("gguf"), made.ids))
+    converter.convert(found, tmp_path / "back.bin", format="ak42-v3")
+    assert_close(evaluate(tmp_path / "back.bin", made.ids), made.expected)
+    converter.convert(found, tmp_path / "back")
+    assert_close(models.transformers_logits(models.transformers_model(tmp_path / "back"), made.ids), made.expected)
+
+
+def bare(path: Path, out: Path) -> Path:
+    """A copy of a GGUF without the keys that begin with ak42."""
+    source = converter.sources.open_source(path)
+    plan = converter.build_plan(source, converter.Request(container="gguf"))
+    keep = converter.targets.gguf.metadata
+
+    def fewer(plan: Any) -> dict[str, Any]:
+        return {key: value for key, value in keep(plan).items() if not key.startswith("ak42.")}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(converter.targets.gguf, "metadata", fewer)
+        converter.targets.write(plan, out, "gguf")
+    source.close()
+    return out
+
+
+# ---- the length of the text ----
+
+
+def test_longrope_is_chosen_by_the_context_of_the_session(case: Callable[[str], Case], tmp_path: Path) -> None:
+    """Short factors in a context that the model was first trained for, long ones in a longer: from the first position on."""
+    made = case("phi4-mini")
+    path = made.file("ak42-v3")
+    ids = made.ids[:30]
+    short = models.transformers_logits(models.transformers_model(made.folder), ids)          # 30 < 40
+    assert_close(evaluate(path, ids, n_ctx=40), short)
+    in_a_long_one = evaluate(path, ids, n_ctx=41)
+    assert np.abs(in_a_long_one - short).max() > 0.05
+    assert np.array_equal(evaluate(path, made.ids, n_ctx=73)[:30], in_a_long_one)
+    assert_close(evaluate(path, made.ids, n_ctx=200), made.expected)
+
+
+def test_dynamic_rope_grows_with_the_context_of_the_session(case: Callable[[str], Case]) -> None:
+    made = case("llama-dynamic")
+    ids = made.ids[:20]
+    plain = models.transformers_logits(models.transformers_model(made.folder), ids)          # 20 < 32: no scaling
+    assert_close(evaluate(made.file("ak42-v3"), ids, n_ctx=32), plain)
+    assert np.abs(evaluate(made.file("ak42-v3"), ids, n_ctx=73) - plain).max() > 0.05

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..arch import gguf_pieces
 from ..chat import derive_chat
-from ..config_rope import yarn_sharpening
+from ..config_rope import YARN_BETA_FAST, YARN_BETA_SLOW, yarn_sharpening
 from ..errors import UnsupportedError
 from ..families import EXPERTS, NO_ROPE, WINDOW
 from ..manifest import json_bytes
@@ -75,6 +75,9 @@ def warnings(plan: Plan) -> list[str]:
         lines.append("llama.cpp takes every fourth layer to be without rope, which this model's layers are not")
     if facts.wide_layers and _attention_scale(config) is not None:
         lines.append("llama.cpp derives this architecture's attention scale from its size, and comes to another")
+    if config.rope_scaling == "yarn" and (config.rope_high_freq, config.rope_low_freq) != (YARN_BETA_FAST, YARN_BETA_SLOW):
+        lines.append(f"llama.cpp takes yarn's beta_fast and beta_slow to be {YARN_BETA_FAST:g} and {YARN_BETA_SLOW:g} whatever the "
+                     f"file says, and this model has {config.rope_high_freq:g} and {config.rope_low_freq:g}")
     if config.n_experts and not config.experts_norm:
         lines.append("llama.cpp makes the weights of a token's experts add up to 1, which this model does not")
     if config.n_experts and any(not flag & EXPERTS for flag in config.flags):
