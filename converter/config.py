@@ -240,8 +240,16 @@ def _refuse_changed_maths(fields: Fields, family: Family) -> None:
             continue
         if any(value == fine and isinstance(value, bool) == isinstance(fine, bool) for fine in neutral):
             continue
+        if key == "auto_map" and _names_own_classes(value, family):
+            continue
         plain = neutral and not isinstance(neutral[0], (dict, list))
         fields.unsupported(key, f"only {show(neutral[0])} is" if plain else _REMEDIES.get(key, "it has to be absent"))
+
+
+def _names_own_classes(auto_map: Any, family: Family) -> bool:
+    """Whether the code that a folder brings along is of the very classes that transformers has: Phi-3's folders do so."""
+    return isinstance(auto_map, dict) and all(
+        isinstance(item, str) and item.split(".")[-1] in (family.hf_class, family.architecture) for item in auto_map.values())
 
 
 def _with_default(fields: Fields, key: str, default: Any, family: Family, read: Callable[[], Any]) -> Any:

@@ -196,7 +196,7 @@ def _read_dynamic(block: Fields, _top: Fields, _family: Family, _sizes: Sizes) -
     return Rope(scaling="dynamic", factor=block.number("factor"))
 
 
-def _read_yarn(block: Fields, top: Fields, _family: Family, sizes: Sizes) -> Rope:
+def _read_yarn(block: Fields, top: Fields, family: Family, sizes: Sizes) -> Rope:
     factor = block.number("factor")
     fast, slow = block.number("beta_fast", YARN_BETA_FAST), block.number("beta_slow", YARN_BETA_SLOW)
     if not slow < fast:
@@ -210,7 +210,7 @@ def _read_yarn(block: Fields, top: Fields, _family: Family, sizes: Sizes) -> Rop
     else:
         attn_factor = yarn_sharpening(factor)
     return Rope(scaling="yarn", factor=factor, low_freq=slow, high_freq=fast, attn_factor=attn_factor,
-                original_ctx=_original_ctx(block, top, sizes.trained_ctx))
+                original_ctx=_original_ctx(block, top, family, sizes.trained_ctx))
 
 
 def yarn_sharpening(factor: float, scale: float = 1.0) -> float:
@@ -232,7 +232,7 @@ def _read_llama3(block: Fields, top: Fields, _family: Family, _sizes: Sizes) -> 
 
 
 def _read_longrope(block: Fields, top: Fields, family: Family, sizes: Sizes) -> Rope:
-    original = _original_ctx(block, top, family.original_ctx or sizes.trained_ctx)
+    original = _original_ctx(block, top, family, sizes.trained_ctx)
     factor = block.number("factor", sizes.trained_ctx / original)
     attn_factor = block.number("attention_factor", longrope_sharpening(factor, original))
     count = sizes.head_dim // 2
@@ -245,14 +245,17 @@ def longrope_sharpening(factor: float, original_ctx: int) -> float:
     return math.sqrt(1 + math.log(factor) / math.log(original_ctx)) if factor > 1 and original_ctx > 1 else 1.0
 
 
-def _original_ctx(block: Fields, top: Fields, default: int) -> int:
-    """The config's own key, which wins as in transformers where both agree; else the block's."""
-    inner = block.integer("original_max_position_embeddings", 1, MAX_INT32, default)
-    if not top.has("original_max_position_embeddings"):
+def _original_ctx(block: Fields, top: Fields, family: Family, trained_ctx: int) -> int:
+    """The config's own key, or what its class has in its place, wins in transformers over the block's; here both have to agree."""
+    key = "original_max_position_embeddings"
+    inner = block.integer(key, 1, MAX_INT32, trained_ctx)
+    if not top.has(key) and not family.original_ctx:
         return inner
-    outer = top.integer("original_max_position_embeddings", 1, MAX_INT32)
-    if block.has("original_max_position_embeddings") and inner != outer:
-        block.log.add(f"original_max_position_embeddings: {block.prefix[:-1]} says {inner}, the config {outer}")
+    if not top.has(key):
+        top.default_used(key, family.original_ctx, family.hf_class)
+    outer = top.integer(key, 1, MAX_INT32, default=family.original_ctx)
+    if block.has(key) and inner != outer:
+        block.log.add(f"{key}: {block.prefix[:-1]} says {inner}, the config {outer}")
     return outer
 
 

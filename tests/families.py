@@ -57,7 +57,7 @@ FAMILIES: dict[str, FamilySpec] = {
                                      "rope_parameters": {"rope_type": "longrope", "partial_rotary_factor": 0.75, "rope_theta": 1e4,
                                                          "long_factor": LONG[:6], "short_factor": SHORT[:6]}},
                             gguf="phi3", seed=13),
-    "mixtral": FamilySpec("Mixtral", {"num_local_experts": 5, "num_experts_per_tok": 2}, seed=14),
+    "mixtral": FamilySpec("Mixtral", {"head_dim": 12, "num_local_experts": 5, "num_experts_per_tok": 2}, seed=14),
     "qwen3-moe": FamilySpec("Qwen3Moe", {"head_dim": 16, "num_experts": 9, "num_experts_per_tok": 3, "moe_intermediate_size": 36,
                                          "norm_topk_prob": True}, gguf="qwen3moe", seed=15),
     "qwen3-moe-mixed": FamilySpec("Qwen3Moe", {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2,

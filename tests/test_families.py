@@ -194,3 +194,19 @@ def test_dynamic_rope_grows_with_the_context_of_the_session(case: Callable[[str]
     plain = models.transformers_logits(models.transformers_model(made.folder), ids)          # 20 < 32: no scaling
     assert_close(evaluate(made.file("ak42-v3"), ids, n_ctx=32), plain)
     assert np.abs(evaluate(made.file("ak42-v3"), ids, n_ctx=73) - plain).max() > 0.05
+
+
+# ---- what a GGUF cannot say to llama.cpp ----
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("qwen2-window", "sliding window of 13"), ("smollm3-listed", "every fourth layer"), ("gemma2", "attention scale"),
+    ("phi3", "sliding window of 21"), ("qwen3-moe-mixed", "experts in every layer"), ("qwen2-yarn", "beta_fast and beta_slow")])
+def test_what_llama_cpp_will_not_do_is_said(name: str, said: str, tmp_path: Path) -> None:
+    report = converter.convert(families.make(tmp_path / "hf", families.FAMILIES[name]), tmp_path / "m.gguf")
+    assert any(said in warning and "llama.cpp" in warning for warning in report.warnings), report.warnings
+
+
+def test_a_gguf_of_dynamic_rope_is_refused(case: Callable[[str], Case], tmp_path: Path) -> None:
+    with pytest.raises(converter.UnsupportedError, match="GGUF has no key for a rope scaled by the length of the text"):
+        converter.convert(case("llama-dynamic").folder, tmp_path / "m.gguf")

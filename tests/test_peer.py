@@ -6,14 +6,18 @@ it takes a long build and is not in the test extra.
 """
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import families
+import models
 import numpy as np
 import pytest
-
-import pyllama
 import texts
+
+import converter
+import pyllama
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed; pip install llama-cpp-python")
 
@@ -65,3 +69,30 @@ def test_llama_cpp_reads_tokenizer_and_facts(smollm2_as: Callable[[str, str], Pa
             assert llama.tokenize(text.encode(), add_bos=False, special=False) == model.encode(text)
         assert llama.metadata["tokenizer.chat_template"] == model.chat_template.source
     llama.close()
+
+
+# ---- every family ----
+
+# What llama.cpp has no key or no code for, which convert says (test_families.py has what it says of each).
+NOT_THERE = ("qwen2-window", "smollm3-listed", "gemma2", "phi3", "qwen3-moe-mixed", "qwen2-yarn", *families.NO_GGUF)
+
+
+@pytest.mark.parametrize("name", [name for name in families.FAMILIES if name not in NOT_THERE])
+def test_llama_cpp_gives_the_logits_of_every_family(name: str, tmp_path: Path) -> None:
+    """f32 weights and cache: 1e-3, but for its table of GELU values in f16."""
+    spec = families.FAMILIES[name]
+    folder = families.make(tmp_path / "hf", spec, vocab_size=403)
+    models.write_tokenizer(folder, models.ModelSpec(vocab_size=403, tokenizer="spm"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "_name_or_path": "tiny"}))     # a name of phi3 has it look for Phi's tokens
+    report = converter.convert(folder, tmp_path / "m.gguf")
+    assert not any("llama.cpp" in warning for warning in report.warnings)
+    ids = models.random_ids(spec.seed, 61, 403)
+    with pyllama.Model(tmp_path / "m.gguf") as model, model.session(n_ctx=len(ids)) as session:
+        ours = session.eval(ids, all_logits=True)
+    llama = llama_cpp.Llama(str(tmp_path / "m.gguf"), n_ctx=len(ids), n_threads=2, n_threads_batch=2, n_gpu_layers=0, verbose=False,
+                            logits_all=True, type_k=0, type_v=0, flash_attn=False)
+    llama.eval(ids)
+    theirs = np.array(llama.scores[:len(ids)])
+    llama.close()
+    assert np.abs(ours - theirs).max() <= (1e-2 if spec.gguf.startswith("gemma") else 1e-3)

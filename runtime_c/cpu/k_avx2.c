@@ -324,6 +324,7 @@ void kernels_fill_avx2(kernel_table *table) {
     table->peak_f32 = peak_f32;
     avx2_fill_quant(table);
     avx2_fill_attention(table);
+    avx2_fill_gates(table);
 }
 
 #else

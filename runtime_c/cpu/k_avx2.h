@@ -18,6 +18,7 @@
 void avx2_gemm_int8(const gemm_args *args);
 void avx2_fill_quant(kernel_table *table);
 void avx2_fill_attention(kernel_table *table);
+void avx2_fill_gates(kernel_table *table);
 
 AVX2_FN __m256i avx2_load(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)(const void *)p); }
 AVX2_FN __m256 avx2_load_f16(const uint8_t *p) {

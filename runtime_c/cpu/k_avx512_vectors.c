@@ -74,6 +74,32 @@ AVX512 static void silu_mul(float *out, const float *gate, const float *up, uint
     }
 }
 
+/* gate / (1 + e^-2u) * up, u = sqrt(2 / pi) (gate + 0.044715 gate^3); 1.5957692 = 2 sqrt(2 / pi) */
+AVX512 static void gelu_tanh_mul(float *out, const float *gate, const float *up, uint32_t n) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    for (size_t at = 0; at < n; at += 16) {
+        const __m512 g = avx512_load_row(gate, at, n);
+        const __m512 cube = _mm512_fmadd_ps(_mm512_mul_ps(g, g), _mm512_set1_ps(0.044715f), one);
+        const __m512 inner = _mm512_mul_ps(_mm512_mul_ps(g, _mm512_set1_ps(-1.5957692f)), cube);
+        const __m512 e = avx512_exp_any(inner);
+        store_row(out, at, n, _mm512_mul_ps(_mm512_div_ps(g, _mm512_add_ps(one, e)), avx512_load_row(up, at, n)));
+    }
+}
+
+/* cap * tanh(x * factor / cap), tanh(y) = 1 - 2 / (e^2y + 1) */
+AVX512 static void cap(float *out, const float *x, float factor, float cap, uint32_t n) {
+    const __m512 one = _mm512_set1_ps(1.0f), whole = _mm512_set1_ps(cap);
+    const __m512 scale = _mm512_set1_ps(cap > 0.0f ? 2.0f * factor / cap : factor);
+    for (size_t at = 0; at < n; at += 16) {
+        __m512 y = _mm512_mul_ps(avx512_load_row(x, at, n), scale);
+        if (cap > 0.0f) {
+            const __m512 rest = _mm512_div_ps(_mm512_set1_ps(2.0f), _mm512_add_ps(avx512_exp_any(y), one));
+            y = _mm512_mul_ps(whole, _mm512_sub_ps(one, rest));
+        }
+        store_row(out, at, n, y);
+    }
+}
+
 AVX512 static void scale(float *out, const float *x, float factor, uint32_t n) {
     for (size_t at = 0; at < n; at += 16)
         store_row(out, at, n, _mm512_mul_ps(avx512_load_row(x, at, n), _mm512_set1_ps(factor)));
@@ -99,6 +125,8 @@ void avx512_fill_vectors(kernel_table *table) {
     table->rmsnorm = rmsnorm;
     table->rope = rope;
     table->silu_mul = silu_mul;
+    table->gelu_tanh_mul = gelu_tanh_mul;
+    table->cap = cap;
     table->scale = scale;
 }
 

@@ -286,6 +286,7 @@ void kernels_fill_neon(kernel_table *table) {
     table->peak_f32 = peak_f32;
     neon_fill_quant(table);
     neon_fill_attention(table);
+    neon_fill_gates(table);
 }
 
 #else

@@ -17,6 +17,7 @@
 void neon_gemm_int8(const gemm_args *args);
 void neon_fill_quant(kernel_table *table);
 void neon_fill_attention(kernel_table *table);
+void neon_fill_gates(kernel_table *table);
 
 NEON_FN float32x4_t neon_load(const uint8_t *p) { return vreinterpretq_f32_u8(vld1q_u8(p)); }
 NEON_FN float32x4_t neon_load_f16(const uint8_t *p) { return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }

@@ -452,6 +452,55 @@ static void check_silu(const kernel_table *table, uint32_t n, bool in_place) {
     guarded_free(&kept);
 }
 
+/* gelu_mul and gelu_tanh_mul over all magnitudes, against their definitions. The exact one subtracts near -1, so its small values
+ * are off by a rounding of 1. In place too. */
+static void check_gelu(const kernel_table *table, uint32_t n, bool in_place) {
+    guarded gate = guarded_new(n * 4), up = guarded_new(n * 4), out = guarded_new(n * 4);
+    for (int exact = 0; exact < 2; exact++) {
+        guarded kept = guarded_new(n * 4);
+        for (uint32_t i = 0; i < n; i++) {
+            const uint32_t kind = rng_below(8);
+            put_float(gate.data, i, kind == 0 ? 0.0f : kind == 1 ? rng_float() * 1e-20f : kind < 5
+                      ? rng_float() * 100.0f : rng_float() * 4.0f);
+            put_float(up.data, i, rng_value());
+        }
+        memcpy(kept.data, gate.data, n * 4);
+        guarded *target = in_place ? &gate : &out;
+        kernel_silu_mul *const kernel = exact ? table->gelu_mul : table->gelu_tanh_mul;
+        kernel((float *)(void *)target->data, (float *)(void *)gate.data, (float *)(void *)up.data, n);
+        bool right = guarded_whole(target);
+        for (uint32_t i = 0; i < n; i++) {
+            const double g = float_at(kept.data, i), u = float_at(up.data, i);
+            const double inner = sqrt(2 / acos(-1)) * (g + 0.044715 * g * g * g);
+            const double truth = exact ? 0.5 * g * (1 + erf(g / sqrt(2))) : g / (1 + exp(-2 * inner));
+            /* e^-2u has the relative error of its argument, which is up to 88 */
+            right &= close_to(float_at(target->data, i), truth * u, 2e-5, 1e-7 * fabs(g * u) + 1e-34);
+        }
+        check(right, table->isa, "gelu (n, in place, exact)", n, in_place, (uint32_t)exact, 0);
+        guarded_free(&kept);
+    }
+    guarded_free(&gate);
+    guarded_free(&up);
+    guarded_free(&out);
+}
+
+static void check_cap(const kernel_table *table, uint32_t n, float cap) {
+    guarded x = guarded_new(n * 4), out = guarded_new(n * 4);
+    const float factor = 0.7f;
+    for (uint32_t i = 0; i < n; i++) put_float(x.data, i, rng_below(4) ? rng_float() * 40.0f : rng_float() * 1e4f);
+    table->cap((float *)(void *)out.data, (float *)(void *)x.data, factor, cap, n);
+    bool right = guarded_whole(&out);
+    for (uint32_t i = 0; i < n; i++) {
+        const double scaled = (double)float_at(x.data, i) * factor;
+        const double truth = cap > 0 ? cap * tanh(scaled / cap) : scaled;
+        right &= close_to(float_at(out.data, i), truth, 4e-7, 4e-7 * cap + 1e-30);
+    }
+    table->cap((float *)(void *)x.data, (float *)(void *)x.data, factor, cap, n);
+    check(right && memcmp(x.data, out.data, n * 4) == 0, table->isa, "cap (n, cap)", n, (uint32_t)cap, 0, 0);
+    guarded_free(&x);
+    guarded_free(&out);
+}
+
 static void check_scale(const kernel_table *table, uint32_t n) {
     guarded x = guarded_new(n * 4), out = guarded_new(n * 4);
     for (uint32_t i = 0; i < n; i++) put_float(x.data, i, rng_value());
@@ -511,12 +560,16 @@ static void check_vectors(const kernel_table *table, const kernel_table *generic
     for (uint32_t n = 1; n <= 150; n++) {
         check_rmsnorm(table, n);
         check_silu(table, n, n % 2);
+        check_gelu(table, n, n % 2);
+        check_cap(table, n, n % 3 ? 30.0f : 0.0f);
         check_scale(table, n);
         check_merge(table, n);
     }
     check_rmsnorm(table, 576);
     check_rmsnorm(table, 4096);
     check_silu(table, 100000, false);
+    check_gelu(table, 20000, false);
+    check_cap(table, 20000, 50.0f);
     for (uint32_t rotary = 2; rotary <= 136; rotary += 2)
         for (uint32_t layout = 0; layout < 2; layout++)
             check_rope(table, 1 + rng_below(5), rotary + rng_below(3) * 2, rotary, layout);

@@ -1,0 +1,145 @@
+"""Every key of every family's config.json, changed: our logits change as transformers' do, or the key is refused by name.
+
+A key that neither reads may take any value. Sizes that no longer fit the weights are refused by both. No key is left out but those
+that name the model or that only training and generation look at.
+"""
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import families
+import models
+import numpy as np
+import pytest
+from families import FAMILIES
+
+import converter
+import pyllama
+from converter.config import config_from_hf
+
+TESTED = ("qwen2", "qwen2-window", "qwen3", "granite", "olmo2", "smollm3", "smollm3-listed", "gemma", "gemma2", "gemma3", "phi3",
+          "phi4-mini", "mixtral", "qwen3-moe", "qwen3-moe-mixed", "llama-yarn", "llama-longrope", "llama-dynamic", "mistral-nemo")
+IDLE = ("transformers_version", "dtype", "torch_dtype", "architectures", "model_type", "initializer_range", "use_cache",
+        "attention_dropout", "resid_pdrop", "embd_pdrop", "router_aux_loss_coef", "router_jitter_noise", "output_router_logits",
+        "bos_token_id", "eos_token_id", "pad_token_id", "_name_or_path", "cache_implementation")
+PROMPT = 60
+MAX_DIFF = 1e-3
+
+# Values for keys that say nothing in some of the models, and for names.
+OTHERS: dict[str, list[Any]] = {
+    "sliding_window": [9, None], "attn_logit_softcapping": [4.0, None], "final_logit_softcapping": [2.0, None], "head_dim": [8, None],
+    "hidden_act": ["gelu", "gelu_pytorch_tanh", "relu"], "hidden_activation": ["gelu", "silu", "relu"],
+    "use_bidirectional_attention": [True], "layer_types": [None], "mlp_only_layers": [[0], []], "no_rope_layers": [None],
+    "rope_parameters": [], "query_pre_attn_scalar": [9], "num_local_experts": [4, 1], "num_experts_per_tok": [1, 4],
+}
+
+
+def changes(key: str, value: Any) -> Iterator[Any]:
+    """Other values of a key."""
+    yield from OTHERS.get(key, [])
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int):
+        yield value * 2
+        yield value + 1
+    elif isinstance(value, float):
+        yield value * 1.5
+    elif key == "layer_types":
+        yield ["full_attention" if kind == "sliding_attention" else "sliding_attention" for kind in value]
+        yield value[1:] + value[:1]
+    elif isinstance(value, list) and value and all(isinstance(item, (int, float)) for item in value):
+        yield value[1:] + value[:1]
+        yield [1] * len(value)
+    elif isinstance(value, dict):
+        for inner, item in value.items():
+            for other in changes(inner, item):
+                yield {**value, inner: other}
+        for kind in ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional", "mrope"):
+            yield {**value, "rope_type": kind}
+        for more in ({"rope_type": "linear", "factor": 3.0}, {"rope_type": "dynamic", "factor": 3.0}, {"attention_factor": 0.5},
+                     {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}, {"mscale": 0.7},
+                     {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7, "mscale_all_dim": 0.3},
+                     {"rope_type": "yarn", "factor": 2.0, "beta_fast": 8, "beta_slow": 2}, {"partial_rotary_factor": 0.5},
+                     {"rope_type": "yarn", "factor": 2.0, "truncate": False}, {"rope_theta": 777.0}, {"factor": 1.7}):
+            if not any(isinstance(item, dict) for item in value.values()):
+                yield {**value, **more}
+
+
+def without(values: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != key}
+
+
+def variants(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each key changed, and each key left out."""
+    for key in sorted(set(values) - set(IDLE)):
+        for other in changes(key, values[key]):
+            if other != values[key] or type(other) is not type(values[key]):
+                yield f"{key}={other!r}", {**values, key: other}
+        yield f"no {key}", without(values, key)
+    for key, other in (("attention_bias", True), ("mlp_bias", True), ("rope_scaling", {"type": "linear", "factor": 2.0}),
+                       ("sliding_window", 9), ("rope_theta", 500.0), ("partial_rotary_factor", 0.5), ("rope_local_base_freq", 77.0),
+                       ("sliding_window_pattern", 2), ("embedding_multiplier", 2.0), ("attn_logit_softcapping", 3.0),
+                       ("final_logit_softcapping", 3.0), ("query_pre_attn_scalar", 7), ("num_local_experts", 3), ("head_dim", 8)):
+        if key not in values:
+            yield f"{key}={other!r}", {**values, key: other}
+
+
+def transformers_logits(model: Any, values: dict[str, Any], ids: list[int]) -> np.ndarray | None:
+    """Logits of the same weights under another config; None where transformers will not have it."""
+    try:
+        config = type(model.config).from_dict(copy.deepcopy(values))
+        other = type(model)._from_config(config, attn_implementation="eager").float().eval().requires_grad_(False)
+        missing = other.load_state_dict(model.state_dict(), strict=False)
+        if missing.unexpected_keys or missing.missing_keys:
+            return None
+        return models.transformers_logits(other, ids)
+    except Exception:                              # whatever it is: it is not run
+        return None
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_every_key_counts_as_in_transformers_or_is_refused(name: str, tmp_path: Path) -> None:
+    model = families.build(FAMILIES[name])
+    folder = tmp_path / "hf"
+    model.save_pretrained(folder)
+    values = json.loads((folder / "config.json").read_text())
+    ids = models.random_ids(3, PROMPT, model.config.vocab_size)
+    expected = models.transformers_logits(model, ids)
+    config = config_from_hf(values)[0]
+    taken, refused, changed = 0, 0, 0
+    for what, other in variants(values):
+        try:
+            found = config_from_hf(other)[0]
+        except converter.ConvertError as error:
+            assert str(error).startswith("config.json: ")
+            refused += 1
+            continue
+        if found == config:
+            ours: np.ndarray | None = expected
+        else:
+            ours = our_logits(folder, other, ids, tmp_path)
+        if ours is None:
+            refused += 1
+            continue
+        theirs = transformers_logits(model, other, ids)
+        assert theirs is not None, f"{what}: taken, and transformers does not run it"
+        assert np.isfinite(theirs).all(), what
+        assert np.abs(ours - theirs).max() <= MAX_DIFF, f"{what}: {np.abs(ours - theirs).max()}"
+        taken += 1
+        changed += np.abs(theirs - expected).max() > 10 * MAX_DIFF
+    assert taken > 10 and refused > 10 and changed > 3, (taken, refused, changed)
+
+
+def our_logits(folder: Path, values: dict[str, Any], ids: list[int], tmp_path: Path) -> np.ndarray | None:
+    """None where the weights do not fit, or the model cannot be had."""
+    (folder / "config.json").write_text(json.dumps(values))
+    try:
+        converter.convert(folder, tmp_path / "m.bin", format="ak42-v3", force=True)
+    except converter.ConvertError:
+        return None
+    with pyllama.Model(tmp_path / "m.bin") as model, model.session(n_ctx=len(ids)) as session:
+        return session.eval(ids, all_logits=True)
