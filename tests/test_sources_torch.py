@@ -140,6 +140,38 @@ def test_nothing_needs_torch(tmp_path: Path) -> None:
     assert (done.stdout.strip(), done.returncode) == ("21", 0), done.stderr
 
 
+# ---- memory ----
+
+LARGE = ModelSpec(dim=512, hidden_dim=1408, n_layers=3, n_heads=8, n_kv_heads=8, vocab_size=32000)
+PEAK = """
+import resource, sys, converter, converter.targets, converter.sources.lora, zipfile
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = peak()
+converter.convert(sys.argv[1], sys.argv[2], type="q8_0")
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("kind", ["hf", "transposed", "meta"])
+def test_a_model_is_never_whole_in_memory(tmp_path: Path, kind: str) -> None:
+    """170 MB of weights through 60 MB: what a conversion takes does not depend on the model."""
+    if kind == "meta":
+        path = meta_folder(tmp_path / "m", LARGE, 2, 1, dim=512, n_layers=3, multiple_of=128, max_seq_len=256)
+    else:
+        path = tmp_path / "m"
+        models.make_hf_model_numpy(path, models.dataclasses.replace(LARGE, vocab_size=8)).joinpath("model.safetensors").unlink()
+        (path / "config.json").write_text(json.dumps(models.config_json(LARGE)))
+        tensors = state_dict(LARGE)
+        if kind == "transposed":
+            tensors = {name: tensor.t().contiguous().t() if tensor.ndim == 2 else tensor for name, tensor in tensors.items()}
+        torch.save(tensors, path / "pytorch_model.bin")
+    size = sum(file.stat().st_size for file in path.iterdir())
+    done = subprocess.run([sys.executable, "-c", PEAK, str(path), str(tmp_path / "out.bin")], capture_output=True, text=True,
+                          cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0, done.stderr
+    assert size > 160e6 and int(done.stdout) < 60
+
+
 # ---- Meta's files ----
 
 ROWS = ("wq", "wk", "wv", "w1", "w3", "output")        # matrices whose rows are dealt out to the shards
@@ -273,6 +305,20 @@ def test_a_tokenizer_above_the_weights_is_found(tmp_path: Path, opened: Callable
     source = opened(meta_folder(tmp_path / "7B", spec, 1, 0))
     assert source.vocab is not None and len(source.vocab.tokens) == 403
     assert tmp_path.resolve() / "tokenizer.model" in [path.resolve() for path in source.files]
+
+
+def test_the_original_folder_of_a_hugging_face_checkpoint(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    """Llama 3's: a tiktoken file beside the weights, the tokenizer.json and the template one above."""
+    spec = models.dataclasses.replace(META_SPEC, vocab_size=403)
+    models.write_tokenizer(tmp_path, models.dataclasses.replace(spec, tokenizer="bpe", chat_template=models.CHATML))
+    folder = meta_folder(tmp_path / "original", spec, 1, 0)
+    (folder / "tokenizer.model").write_bytes(b"IQ== 0\nIg== 1\n")
+    source = opened(folder)
+    assert source.vocab is not None and source.vocab.kind == "bpe" and source.chat_template == models.CHATML
+    assert [path.name for path in source.files][-1] == "tokenizer.json"
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(UnsupportedError, match="a tiktoken vocabulary .* give a tokenizer.json"):
+        converter.convert(folder, tmp_path / "out.bin")
 
 
 # ---- llama2.c's ckpt.pt ----

@@ -31,7 +31,7 @@ from .torch_file import read_torch, state_dict, tensors_of
 if TYPE_CHECKING:
     from ..tokenizer import Vocab
 
-PARAMS = "params.json"
+PARAMS, TOKENIZER_JSON = "params.json", "tokenizer.json"
 SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
 MAX_PARAMS = 1 << 20
 MAX_SHARDS = 64
@@ -208,22 +208,27 @@ class MetaSource:
                 return found
         return None
 
-    chat_template: str | None = None
+    @property
+    def chat_template(self) -> str | None:
+        """Meta's files have none; the folder of a tokenizer.json may."""
+        return next((vocabulary.chat_template(folder) for folder in self._folders() if (folder / TOKENIZER_JSON).exists()), None)
 
     def close(self) -> None:
         for file in self._opened:
             file.close()
 
     def _folders(self) -> list[Path]:
-        """Where a tokenizer may lie: beside the weights, and for a folder of weights also above it, where Llama 1 and 2 have it."""
+        """Where a tokenizer may lie: beside the weights, and for a folder of weights also above it, where downloads of Llama 1 and
+        2 have it; a folder with a tokenizer.json first, as Llama 3's tokenizer.model beside the weights is none that is read."""
         own = self.path if self.path.is_dir() else self.path.parent
-        return [own, own.resolve().parent] if self.path.is_dir() else [own]
+        folders = [own, own.resolve().parent] if self.path.is_dir() else [own]
+        return sorted(folders, key=lambda folder: not (folder / TOKENIZER_JSON).exists())
 
     def _vocabulary_files(self) -> list[Path]:
         if self._given_tokenizer is not None:
             return [self._given_tokenizer] if self._given_tokenizer.is_file() else []
-        found = (folder / name for folder in self._folders() for name in vocabulary.TOKENIZERS)
-        return next(([path] for path in found if path.exists()), [])
+        folders = (folder for folder in self._folders() if any((folder / name).exists() for name in vocabulary.TOKENIZERS))
+        return next((vocabulary.paths(folder, None) for folder in folders), [])
 
 
 def is_meta_folder(path: Path) -> bool:
