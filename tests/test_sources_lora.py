@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import families
 import models
 import numpy as np
 import pytest
@@ -187,6 +188,81 @@ def test_an_old_adapter_model_bin_is_read(tmp_path: Path, base: Path) -> None:
     source = opened(base, tmp_path / "adapter")
     check_merged(source, expected)
     source.close()
+
+
+# ---- other families ----
+
+
+def all_values(source: Any) -> dict[str, np.ndarray]:
+    found = {}
+    for name in source.names():
+        kind, shape, _group = source.tensor(name)
+        found[name] = kind.decode(source.read(name, 0, int(np.prod(shape[:-1], dtype=int))), shape[-1])
+    return found
+
+
+def check_same(one: Any, other: Any) -> None:
+    values, wanted = all_values(one), all_values(other)
+    assert values.keys() == wanted.keys()
+    for name, expected in wanted.items():
+        assert np.abs(values[name] - expected).max() <= 64 * 2.0**-24 * np.abs(expected).max(), name
+    one.close(), other.close()
+
+
+@pytest.mark.parametrize("out", ["hf", "m.gguf", "m.bin"])
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("phi3", {"target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]}),
+        ("phi3", {"target_modules": ["o_proj"], "modules_to_save": ["qkv_proj"]}),
+        ("gemma2", {"target_modules": ["q_proj", "down_proj"], "modules_to_save": ["pre_feedforward_layernorm", "norm"]}),
+        ("qwen2", {"target_modules": "all-linear"}),
+        ("qwen3", {"target_modules": ["k_proj"], "modules_to_save": ["q_norm", "k_norm"]}),
+        ("olmo2", {"target_modules": ["v_proj", "up_proj"]}),
+    ],
+    ids=str,
+)
+def test_fused_weights_and_folded_norms(tmp_path: Path, family: str, settings: dict[str, Any], out: str) -> None:
+    """A merge into the folder, into our GGUF and into our model.bin is the conversion of the folder that PEFT merged."""
+    folder = families.make(tmp_path / "base", families.FAMILIES[family])
+    trained(folder, tmp_path / "adapter", **settings).merge_and_unload().save_pretrained(tmp_path / "merged")
+    path, merged = folder, tmp_path / "merged"
+    if out != "hf":
+        (tmp_path / "theirs").mkdir()
+        path, merged = tmp_path / out, tmp_path / "theirs" / out
+        converter.convert(folder, path)
+        converter.convert(tmp_path / "merged", merged)
+    check_same(opened(path, tmp_path / "adapter"), open_source(merged))
+
+
+@pytest.mark.parametrize("out", ["hf", "m.gguf"])
+def test_single_experts(tmp_path: Path, out: str) -> None:
+    """As adapters of Mixtral name them: the rows of one expert among all."""
+    base = families.make(tmp_path / "base", families.FAMILIES["mixtral"])
+    folder = base
+    if out != "hf":
+        folder = tmp_path / out
+        converter.convert(base, folder)
+    rng = np.random.default_rng(3)
+    module = "base_model.model.model.layers.1.block_sparse_moe.experts.{}.w2"
+    a, b = rng.standard_normal((2, 3, 76), dtype=np.float32), rng.standard_normal((2, 48, 3), dtype=np.float32)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["w2"]}))
+    tensors = {}
+    for place, expert in enumerate((1, 4)):
+        tensors[f"{module.format(expert)}.lora_A.weight"] = torch.from_numpy(a[place])
+        tensors[f"{module.format(expert)}.lora_B.weight"] = torch.from_numpy(b[place])
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    source, plain = opened(folder, adapter), open_source(folder)
+    values, expected = all_values(source), all_values(plain)
+    wanted = expected["blk.1.ffn_down_exps.weight"].reshape(5, 48, 76)
+    wanted[[1, 4]] += 2 * b @ a
+    name = "blk.1.ffn_down_exps.weight"
+    assert np.abs(values[name].reshape(5, 48, 76) - wanted).max() <= 32 * 2.0**-24 * np.abs(wanted).max()
+    assert all(np.array_equal(values[key], expected[key]) for key in values if key != name)
+    assert np.array_equal(source.read(name, 40, 60).view("<f4"), values[name][40:60])
+    source.close(), plain.close()
 
 
 # ---- what is refused ----

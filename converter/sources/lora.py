@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arch import ARCHITECTURES, HALF_SPLIT, Piece, Tensor, hf_pieces, reorder
+from ..arch import ARCHITECTURES, HALF_SPLIT, Tensor, hf_pieces, reorder
 from ..errors import FormatError, UnsupportedError, UsageError, escape
 from ..quant import TYPES, WeightType
 from .peft_adapter import LowRank, PeftAdapter, Replacement
@@ -24,22 +24,23 @@ if TYPE_CHECKING:
     from . import Source
 
 
-@dataclass
-class _Loaded:
-    """The low-rank factors of the tensor that is being read, f32: rows of `left` times `right`."""
-
-    name: str
-    left: np.ndarray               # (rows, r)
-    right: np.ndarray              # (r, columns)
-
-
 @dataclass(frozen=True)
 class _Change:
-    """What becomes of a tensor: its rows are rows `first` on of the weight that the adapter changes."""
+    """What becomes of some rows of a tensor: rows [first, first + count) are rows `begin` and on of the changed weight."""
 
-    tensor: Tensor
-    change: LowRank | Replacement
     first: int
+    count: int
+    begin: int
+    change: LowRank | Replacement
+
+
+@dataclass
+class _Loaded:
+    """The low-rank factors that are being read from, f32: rows of `left` times `right`."""
+
+    change: LowRank
+    left: np.ndarray               # (rows, r)
+    right: np.ndarray              # (r, columns)
 
 
 class LoraSource:
@@ -54,40 +55,41 @@ class LoraSource:
             base.close()
             raise
         try:
+            self._tensors = {tensor.name: tensor for tensor in ARCHITECTURES[base.config.architecture].tensors(base.config)}
             self._changes = self._matched()
         except BaseException:
             self.close()
             raise
         self.warnings = [*base.warnings, *self._adapter.warnings]
         self.name, self.path, self.format, self.config = base.name, base.path, base.format, base.config
-        self.rope_layout, self.foreign_rope_freqs = base.rope_layout, base.foreign_rope_freqs
-        self.folded_norms = base.folded_norms
+        self.rope_layout, self.folded_norms, self.foreign_rope_freqs = base.rope_layout, base.folded_norms, base.foreign_rope_freqs
         self.hf_config, self.generation_config = base.hf_config, base.generation_config
 
-    def _matched(self) -> dict[str, _Change]:
-        """GGUF name -> tensor and change; everything in the adapter has to find its weight, which may be several of ours."""
+    def _matched(self) -> dict[str, list[_Change]]:
+        """GGUF name -> the changes of its rows, of which a weight may have a part (fused ones), or one of several (experts);
+        everything in the adapter has to find its weight."""
         base, adapter = self._base, self._adapter
-        listed = {tensor.name: tensor for tensor in ARCHITECTURES[base.config.architecture].tensors(base.config)}
-        tensors: dict[str, list[tuple[Tensor, Piece]]] = {}
+        matched: dict[str, list[_Change]] = {}
+        found = set()
         for name, pieces in hf_pieces(base.config).items():
+            first = 0
             for piece in pieces:
-                tensors.setdefault(piece.name, []).append((listed[name], piece))
-        matched = {}
+                change = adapter.changes.get(piece.name)
+                if change is not None:
+                    if tuple(change.shape) != tuple(piece.shape):
+                        raise FormatError(f"{adapter.name}: {escape(piece.name)}: expected {shape_text(piece.shape)}, as "
+                                          f"{base.name} has it, found {shape_text(change.shape)}")
+                    matched.setdefault(name, []).append(_Change(first, piece.count, piece.begin, change))
+                    found.add(piece.name)
+                first += piece.count
         for name, change in adapter.changes.items():
             shown = f"{adapter.name}: {escape(name)}"
-            parts = tensors.get(name)
             if base.config.shared_classifier and (name == "lm_head.weight" or
                                                   name == "model.embed_tokens.weight" and isinstance(change, Replacement)):
                 raise UnsupportedError(f"{shown}: the base model's head is its embedding; an adapter that changes one of them "
                                        "alone is not supported")
-            if parts is None:
+            if name not in found:
                 raise FormatError(f"{shown}: expected a weight of {base.name}, found that it has none of this name")
-            if any(len(tensor.shape) == 3 for tensor, _piece in parts):
-                raise UnsupportedError(f"{shown}: an adapter that changes single experts is not supported")
-            shape = parts[0][1].shape
-            if tuple(change.shape) != tuple(shape):
-                raise FormatError(f"{shown}: expected {shape_text(shape)}, as {base.name} has it, found {shape_text(change.shape)}")
-            matched |= {tensor.name: _Change(tensor, change, piece.begin) for tensor, piece in parts}
         return matched
 
     def require_type(self, keep: bool) -> None:
@@ -127,26 +129,36 @@ class LoraSource:
         return kind, shape, group
 
     def read(self, name: str, begin: int, end: int) -> np.ndarray:
+        data = self._base.read(name, begin, end)
         if name not in self._changes or begin == end:
-            return self._base.read(name, begin, end)
-        matched = self._changes[name]
-        tensor, change = matched.tensor, matched.change
+            return data
+        own, shape, group = self._base.tensor(name)
         kind = self.tensor(name)[0]
-        rows = np.arange(begin, end)
+        values = own.decode(data, shape[-1], group)
+        tensor = self._tensors[name]
+        rows = np.arange(begin, end)               # as Hugging Face has them
         if tensor.role.rope_heads:
             rows = reorder(begin, end, self.config.head_dim, HALF_SPLIT, self.rope_layout)
-        rows, first, last = rows + matched.first, begin + matched.first, end + matched.first
+        for one in self._changes[name]:
+            chosen = (rows >= one.first) & (rows < one.first + one.count)
+            if chosen.any():
+                theirs = rows[chosen] - one.first + one.begin
+                values[chosen] = self._changed(kind, values[chosen], one.change, theirs, tensor)
+        return kind.encode(values)
+
+    def _changed(self, kind: WeightType, values: np.ndarray, change: LowRank | Replacement, rows: np.ndarray,
+                 tensor: Tensor) -> np.ndarray:
+        """Rows of a weight after a change; `rows` are theirs in Hugging Face's format."""
         if isinstance(change, Replacement):
-            offset = self.config.facts.norm_offset if tensor.role.norm and self.folded_norms else 0.0
-            return kind.encode(change.part.rows(first, last, rows) + np.float32(offset))
-        own, shape, group = self._base.tensor(name)
-        weights = change.base.rows(first, last, rows) if change.base is not None else \
-            own.decode(self._base.read(name, begin, end), shape[-1], group)
-        left, right = self._factors(name, change)
+            folded = self.config.facts.norm_offset if tensor.role.norm and self.folded_norms else 0.0
+            return change.part.rows(rows) + np.float32(folded)
+        if change.base is not None:
+            values = change.base.rows(rows)
+        left, right = self._factors(change)
         product = left[rows] @ right * np.float32(change.scale)
         if change.embedding:
-            product = kind.decode(kind.encode(product), shape[-1])
-        return kind.encode(weights + product)
+            product = kind.decode(kind.encode(product), right.shape[1])
+        return values + product
 
     def verify(self, name: str) -> bool:
         return self._base.verify(name)
@@ -156,10 +168,10 @@ class LoraSource:
         if hasattr(self, "_adapter"):
             self._adapter.close()
 
-    def _factors(self, name: str, change: LowRank) -> tuple[np.ndarray, np.ndarray]:
-        """The factors; those of one tensor at a time are kept."""
-        if self._loaded is None or self._loaded.name != name:
+    def _factors(self, change: LowRank) -> tuple[np.ndarray, np.ndarray]:
+        """The factors; those of one weight at a time are kept."""
+        if self._loaded is None or self._loaded.change is not change:
             a, b = change.a.values(), change.b.values()
             left, right = (a.T, b.T) if change.embedding else (b, a)
-            self._loaded = _Loaded(name, np.ascontiguousarray(left), np.ascontiguousarray(right))
+            self._loaded = _Loaded(change, np.ascontiguousarray(left), np.ascontiguousarray(right))
         return self._loaded.left, self._loaded.right

@@ -54,10 +54,10 @@ class _Part:
         """f32: the matrix; of a vector one row."""
         return self._decoded(0, self.entry.shape[0] if len(self.entry.shape) == 2 else 1)
 
-    def rows(self, begin: int, end: int, order: np.ndarray) -> np.ndarray:
-        """f32: rows `order`, which lie between the same heads as rows [begin, end)."""
-        first, last = min(begin, int(order.min())), max(end, int(order.max()) + 1)
-        return self._decoded(first, last)[order - first]
+    def rows(self, order: np.ndarray) -> np.ndarray:
+        """f32: these rows, which are neighbours but for their order within a head."""
+        first = int(order.min())
+        return self._decoded(first, int(order.max()) + 1)[order - first]
 
     def _decoded(self, begin: int, end: int) -> np.ndarray:
         return TYPES[self.entry.dtype.lower()].decode(self.entry.rows(self.file, begin, end), self.entry.shape[-1])
