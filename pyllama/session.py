@@ -4,6 +4,7 @@ model open, and hands out logits that belong to the caller. It knows nothing of 
 from __future__ import annotations
 
 import contextlib
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from types import TracebackType
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
 
     from .model import Model
+
+
+BLOB_COUNT, BLOB_IDS = 32, 64  # where a blob says how many tokens it holds, and where they stand (ak42.h)
 
 
 class Session:
@@ -102,6 +106,29 @@ class Session:
             shared += 1
         self.truncate(shared)
         return ids[shared:]
+
+    def save(self) -> bytes:
+        """The tokens and their cache as bytes, for load(): a prompt that is long to evaluate and often the same can be kept in a
+        file. As large as the cache of the tokens held."""
+        with self._in_use() as handle:
+            size, error = ffi.new("size_t *"), new_error()
+            lib.ak42_session_save(handle, ffi.NULL, 0, size, error)
+            blob = bytearray(size[0])
+            check(lib.ak42_session_save(handle, ffi.from_buffer(blob), len(blob), size, error), error)
+            return bytes(blob)
+
+    def load(self, blob: bytes) -> None:
+        """Takes the tokens and the cache of a saved session of the same model and kv_type in place of its own. What was not saved
+        so is a FormatError, and leaves the session as it was. There is nothing to sample from until the next eval()."""
+        try:
+            view = memoryview(blob).cast("B")
+        except TypeError:
+            raise ArgumentError(f"blob: expected what save() gave, found {type(blob).__name__}") from None
+        with self._in_use() as handle:
+            error = new_error()
+            check(lib.ak42_session_load(handle, ffi.from_buffer(view), len(view), error), error)
+            (count,) = struct.unpack_from("<I", view, BLOB_COUNT)
+            self._ids = list(struct.unpack_from(f"<{count}i", view, BLOB_IDS))
 
     def close(self) -> None:
         """Frees the cache once a call that is under way has returned. Closing twice is fine."""

@@ -279,6 +279,59 @@ def test_a_full_context(model: pyllama.Model) -> None:
             session.eval([5])
 
 
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "bf16", "int8"])
+def test_a_saved_session_goes_on_with_the_same_bits(model: pyllama.Model, bpe_bin: Path, kv_type: str) -> None:
+    """In another session, with another context, and from another way to load the same file."""
+    ids = [1 + i % 300 for i in range(75)]
+    with model.session(kv_type=kv_type) as session:
+        session.eval(ids)
+        blob = session.save()
+        wanted = session.eval([7, 8])
+    with pyllama.Model(bpe_bin, use_mmap=False, n_threads=1) as other:
+        for owner, n_ctx in ((model, 80), (other, 100)):
+            with owner.session(n_ctx=n_ctx, kv_type=kv_type) as session:
+                session.eval([5, 5, 5])
+                session.load(blob)
+                assert session.position == 75 and session.ids == ids and session.save() == blob
+                assert np.array_equal(session.eval([7, 8]), wanted)
+                session.truncate(10)
+                session.load(bytearray(blob))
+                assert session.resume([*ids, 9]) == [9]
+    with model.session(kv_type=kv_type) as session:
+        empty = session.save()
+        session.eval([3])
+        session.load(empty)
+        assert session.position == 0 and session.ids == []
+
+
+def test_what_is_no_saved_session_is_refused(model: pyllama.Model, tmp_path: Path) -> None:
+    """Damage, another cache type, too small a context, another model of the same shape: named, and nothing changes."""
+    with model.session(kv_type="f32") as session:
+        session.eval(list(range(1, 40)))
+        blob = session.save()
+    flipped = bytearray(blob)
+    flipped[len(blob) // 2] ^= 1
+    with model.session(n_ctx=50, kv_type="f32") as session:
+        wanted = session.eval([1, 2])
+        for wrong in (b"", b"x" * 10, blob[:-1], blob + b"0", bytes(flipped), b"0" * len(blob)):
+            with pytest.raises(pyllama.FormatError, match="session blob"):
+                session.load(wrong)
+        with pytest.raises(pyllama.ArgumentError, match="save"):
+            session.load("text")
+        assert session.ids == [1, 2]
+        session.truncate(1)
+        assert np.array_equal(session.eval([2]), wanted)
+    with model.session(kv_type="int8") as session, pytest.raises(pyllama.FormatError, match="kv_type"):
+        session.load(blob)
+    with model.session(n_ctx=20, kv_type="f32") as session, pytest.raises(pyllama.FormatError, match="n_ctx"):
+        session.load(blob)
+    models.make_hf_model_numpy(tmp_path / "hf", vocab_size=403, tokenizer="bpe", chat_template=models.CHATML, seed=77)
+    converter.convert(tmp_path / "hf", tmp_path / "other.bin")
+    with pyllama.Model(tmp_path / "other.bin") as other, other.session(kv_type="f32") as session:
+        with pytest.raises(pyllama.FormatError, match="not of this model"):
+            session.load(blob)
+
+
 def test_memory_that_cannot_be_had(model: pyllama.Model) -> None:
     with pytest.raises((pyllama.OutOfMemoryError, pyllama.ArgumentError)):
         model.session(n_ctx=2**31 - 1).eval([1])

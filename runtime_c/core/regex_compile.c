@@ -8,7 +8,8 @@ typedef enum node_kind {
     NODE_EMPTY, NODE_CLASS, NODE_LOOK, NODE_LINE_END, NODE_SEQUENCE, NODE_CHOICE, NODE_REPEAT
 } node_kind;
 
-enum { NONE = UINT32_MAX, CATEGORY_BITS_ALL = (1 << CATEGORY_COUNT) - 1 };
+#define NONE UINT32_MAX                /* no node, class or character; an enum holds int only */
+enum { CATEGORY_BITS_ALL = (1 << CATEGORY_COUNT) - 1 };
 
 typedef struct node {
     node_kind kind;

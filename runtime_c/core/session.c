@@ -221,9 +221,9 @@ ak42_status session_eval(ak42_session *const *sessions, size_t n_sessions, const
 
 /* ---- save and load ---- */
 
-/* A blob: 64 bytes of header, tokens, positions, then each (layer, head) cut to the positions held. K is stored in whole groups of
+/* A blob: 64 bytes of header (the count of tokens at byte 32), tokens, positions, then each (layer, head) cut to the positions held. K is stored in whole groups of
  * KV_BLOCK positions, as in the cache. */
-enum { BLOB_MAGIC = 0x53343261, BLOB_VERSION = 1, BLOB_HEADER = 64 };
+enum { BLOB_MAGIC = 0x53343261, BLOB_VERSION = 2, BLOB_HEADER = 64, BLOB_SAMPLE = 4096 };
 
 typedef struct blob_parts {
     uint64_t k, v, scale, size;
@@ -253,11 +253,23 @@ static uint32_t rope_mark(const ak42_session *s) {
     return crc32c(0, s->inv_freq, c->rotary_dim / 2 * sizeof *s->inv_freq);
 }
 
+/* Tells models of one shape apart: their norms and the beginning of every matrix, as the kernels read them. */
+static uint32_t fingerprint(const ak42_model *model) {
+    uint32_t crc = crc32c(0, model->vectors, (size_t)model->vectors_bytes);
+    for (uint32_t i = 0; i < model->config.n_layers; i++) {
+        const layer *l = &model->layers[i];
+        const matrix *const all[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->w1, &l->w2, &l->w3};
+        for (size_t j = 0; j < ARRAY_LEN(all); j++)
+            crc = crc32c(crc, all[j]->panels, all[j]->panel_bytes < BLOB_SAMPLE ? (size_t)all[j]->panel_bytes : BLOB_SAMPLE);
+    }
+    return crc;
+}
+
 /* What a blob must agree on with the session that loads it. */
 static void blob_header(uint8_t *header, const ak42_session *s, uint32_t n_tokens) {
     const model_config *c = &s->model->config;
     const uint32_t fields[] = {BLOB_MAGIC, BLOB_VERSION, (uint32_t)s->kv_type, c->n_layers, c->n_kv_heads, c->head_dim,
-                               c->vocab_size, c->dim, n_tokens, rope_mark(s)};
+                               c->vocab_size, c->dim, n_tokens, fingerprint(s->model), rope_mark(s)};
     memset(header, 0, BLOB_HEADER);
     for (size_t i = 0; i < ARRAY_LEN(fields); i++) store_u32(header + 4 * i, fields[i]);
 }

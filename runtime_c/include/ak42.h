@@ -233,9 +233,11 @@ size_t ak42_session_position(const ak42_session *session);
  * in tokens. Each session ends exactly as if it had been evaluated alone. On failure all are as before. */
 ak42_status ak42_eval_batch(ak42_session *const *sessions, size_t n_sessions, const int32_t *tokens, const size_t *n_tokens,
                             uint32_t flags, ak42_error *err);
-/* The tokens and the KV cache as a blob. *size is the size needed, also where size_max is too small (RANGE). */
+/* The tokens and the KV cache as a blob. *size is the size needed, also where size_max is too small (RANGE). A blob begins with 64
+ * bytes of header, of which the little-endian u32 at byte 32 counts the tokens; their ids follow, i32 each. */
 ak42_status ak42_session_save(const ak42_session *session, void *blob, size_t size_max, size_t *size, ak42_error *err);
-/* Restores a blob that a session of the same model, kv_type and library wrote; checked, refused with FORMAT otherwise. */
+/* Restores a blob that a session of the same model, kv_type and library wrote; checked, refused with FORMAT otherwise, and the
+ * session is then as before. There are no logits until the next eval. */
 ak42_status ak42_session_load(ak42_session *session, const void *blob, size_t size, ak42_error *err);
 
 /* ---- sampling ---- */

@@ -191,8 +191,8 @@ typedef ak42_status (*open_fn)(ak42_tokenizer **, const uint8_t *, uint64_t, con
 static const char *const texts[] = {
     "", " ", "a", "abc abc  ab", "<s>abc</s> <s> word words <|end|>", "it's 1234 'S\n\n ab\t",
         "\xC3\xA9t\xC3\xA9 \xFF\xFE\x80 \xE2\x96\x81",
-    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbcccccc "
-    "abcabcabcabcabcabcabcabcabc",
+    ("aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaabbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbcccccc "
+     "abcabcabcabcabcabcabcabcabc"),
     "\xF0\x9F\x98\x80 \xED\xA0\x80 \xC0\x80 \xF8\x88\x80\x80\x80 \xE2\x82",
 };
 
@@ -271,7 +271,7 @@ static void put_string(writer *w, const char *text) {
 }
 
 static void make_gguf(gguf_source *g, bool spm) {
-    static const char *const bpe[] = {"<unk>", "<s>", "</s>", "a", "b", "ab", "\xC4\xA0", "\xC4\xA0" "ab",
+    static const char *const bpe[] = {"<unk>", "<s>", "</s>", "a", "b", "ab", "\xC4\xA0", ("\xC4\xA0" "ab"),
                                       "x y"};
     static const char *const pieces[] = {"<unk>", "<s>", "</s>", "a", "b", "ab", MARK, MARK "ab", "<0x0A>"};
     memset(g, 0, sizeof *g);
