@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from source_checks import values_of
 
 import converter
+import pyllama
 from converter.arch import HALF_SPLIT, INTERLEAVED
 from converter.errors import ConvertError, FormatError, UnsupportedError, UsageError
 from converter.sources import open_source
@@ -375,3 +376,38 @@ def test_weights_that_become_infinite_are_refused(tmp_path: Path, good: Path) ->
     adapter = changed(good, tmp_path / "a", weights=lambda tensors: {name: value * 1e4 for name, value in tensors.items()})
     with pytest.raises(converter.RefusedError, match="expected finite weights"):
         converter.convert(half, tmp_path / "out.bin", lora=adapter)
+
+
+# ---- other families ----
+
+
+@pytest.mark.parametrize(("family", "settings"), [
+    ("phi3", {"target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]}),       # one weight there, several of ours
+    ("qwen2", {"target_modules": ALL}),
+    ("gemma", {"target_modules": ["q_proj", "down_proj"], "modules_to_save": ["input_layernorm"]}),
+])
+def test_families_are_merged_as_peft_does(family: str, settings: dict[str, Any], tmp_path: Path) -> None:
+    """From a folder and from a GGUF, whose norms already have Gemma's 1: the logits of the merged model."""
+    folder = families.make(tmp_path / "hf", families.FAMILIES[family])
+    model = trained(folder, tmp_path / "adapter", **settings).merge_and_unload().eval()
+    ids = models.random_ids(5, 40, model.config.vocab_size)
+    expected = models.transformers_logits(model, ids)
+    converter.convert(folder, tmp_path / "plain.gguf")
+    for source in (folder, tmp_path / "plain.gguf"):
+        out = tmp_path / f"{source.name}.bin"
+        converter.convert(source, out, lora=tmp_path / "adapter", format="ak42-v3")
+        with pyllama.Model(out) as merged, merged.session(n_ctx=len(ids)) as session:
+            assert np.abs(session.eval(ids, all_logits=True) - expected).max() <= 1e-3
+
+
+def test_an_adapter_of_experts_is_refused(tmp_path: Path) -> None:
+    """PEFT writes such names for checkpoints of transformers 4."""
+    folder = families.make(tmp_path / "hf", families.FAMILIES["mixtral"])
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    name = "base_model.model.model.layers.0.block_sparse_moe.experts.0.w1"
+    save_file({f"{name}.lora_A.weight": torch.zeros(4, 48), f"{name}.lora_B.weight": torch.zeros(76, 4)},
+              adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["w1"]}))
+    with pytest.raises(UnsupportedError, match="single experts"):
+        converter.convert(folder, tmp_path / "m.bin", lora=adapter)
