@@ -347,11 +347,13 @@ static ak42_status read_tensors(gguf_file *g, container_want want, ak42_error *e
     ak42_status status = read_part_tensors(c->tensors, g, want, err);
     uint64_t done = g->n_tensors;
     for (uint32_t i = 0; i < g->n_parts && !status; i++) {
+        gguf_name_part(c, i + 1);
         status = read_part_tensors(c->tensors + done, &g->parts[i], want, err);
         if (status) status = gguf_fail_part(g, i, status, err);
         done += g->parts[i].n_tensors;
     }
     if (status) return status;
+    if (g->n_parts) gguf_name_part(c, 0);
     c->n_tensors = (uint32_t)n;
     return container_sort(c, err);
 }

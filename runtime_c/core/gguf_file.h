@@ -46,6 +46,8 @@ ak42_status gguf_read_metadata(gguf_file *g, ak42_error *err);
 /* Where the file is a part of several: makes g the first of them, whichever was named, and opens the
  * others (not for a vocabulary: it is in the first). FORMAT or IO names the part that is wrong. */
 ak42_status gguf_open_parts(gguf_file *g, container_want want, ak42_error *err);
+/* Writes a part's number, from 0, into the name that messages have. */
+void gguf_name_part(container *c, uint32_t number);
 /* Puts the number of further part i in front of err's text; returns status. */
 ak42_status gguf_fail_part(const gguf_file *g, uint32_t i, ak42_status status, ak42_error *err);
 

@@ -60,6 +60,13 @@ static bool is_named(const char *path, uint64_t number, uint64_t count) {
     return size > TAIL_BYTES && !strcmp(path + size - TAIL_BYTES, tail);
 }
 
+void gguf_name_part(container *c, uint32_t number) {
+    const size_t size = strlen(c->name);
+    /* a name too long for its field has lost its digits, and stays */
+    if (size > TAIL_BYTES && !strcmp(c->name + size - 5, ".gguf"))
+        write_number(c->name + size - TAIL_BYTES + NUMBER_AT, (uint64_t)number + 1);
+}
+
 static const char *file_name(const char *path) {
     const char *slash = strrchr(path, '/');
     return slash ? slash + 1 : path;
@@ -134,12 +141,14 @@ static ak42_status open_others(gguf_file *g, char *path, const split *first, ak4
     for (uint32_t i = 0; i < n; i++) {
         gguf_file *part = &g->parts[i];
         part->c = c;
+        gguf_name_part(c, i + 1);
         const ak42_status status = open_part(part, &c->parts[i], path, i + 1, first->count, !c->copied, err);
         mem_free(c->alloc, part->values);
         part->values = NULL;
         if (status) return gguf_fail_part(g, i, status, err);
         n_tensors += part->n_tensors;
     }
+    gguf_name_part(c, 0);
     if (first->n_tensors && first->n_tensors != n_tensors)
         return error_set(err, AK42_STATUS_FORMAT, "%s: key split.tensors.count: expected the %llu tensors of "
                          "all parts, found %llu", c->name, (unsigned long long)n_tensors,
