@@ -26,7 +26,8 @@ __all__ = ["ConvertError", "FormatError", "OutputError", "RefusedError", "Report
 FORMATS = ("auto", "ak42", "ak42-v0", "ak42-v1", "ak42-v2", "ak42-v3", "gguf", "hf")
 LAYOUTS = ("panel16", "rows")
 OLD_TYPES = {"ak42-v0": "f32", "ak42-v1": "f32", "ak42-v2": "int8"}        # the one type that a version can hold
-GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1")
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
+              "iq4_xs", "mxfp4")
 HF_TYPES = ("f32", "f16", "bf16")
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".json", ".zip", ".ggml", ".ak42")     # surely no folder was meant
 

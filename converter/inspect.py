@@ -201,6 +201,7 @@ def _in_memory(type_name: str, shape: tuple[int, ...], group_size: int = 0) -> i
     """Bytes of a tensor while the model runs: matrices as panels of 16 rows, vectors as f32."""
     if len(shape) < 2:
         return 4 * math.prod(shape)
+    type_name = "nf4" if type_name == "nf4-dq" else type_name            # whose absmax are f32 in memory
     kind = TYPES[type_name]
     if type_name in PANEL_TYPES and kind.divides(shape[-1], group_size):
         return math.prod(shape[:-2]) * packed_bytes(type_name, shape[-2], shape[-1], group_size)

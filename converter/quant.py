@@ -1,7 +1,8 @@
 """The weight types in numpy: their geometry, how f32 becomes their bytes, and back.
 
-One row of `TYPES` per type; rows of a matrix are encoded on their own, so that a tensor can be streamed. The bytes of q8_0, q4_0
-and q4_1 are those of gguf-py, int8 is ak42 v2's. Knows nothing of files or models. Called by plan.py, the sources and the targets.
+One row of `TYPES` per type; rows of a matrix are encoded on their own, so that a tensor can be streamed. The bytes of q8_0, q4_0,
+q4_1, q5_0, q5_1 and mxfp4 are those of gguf-py, nf4's those of bitsandbytes, int8 is ak42 v2's; what the longer blocks mean is
+blocks.py's affair. Knows nothing of files or models. Called by plan.py, the sources and the targets.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .errors import UsageError
+from . import blocks as block_types
+from .errors import UnsupportedError, UsageError
 
+NF4_DQ = "nf4-dq"
+NF4_BLOCK, NF4_NESTED = block_types.NF4_BLOCK, block_types.NF4_NESTED
 BLOCK = 32                  # weights of a q8_0, q4_0 or q4_1 block
 INT8_LEVELS = 127           # int8 codes are -127..127
 INT8_GROUPS = (64, 32, 16, 8, 4)
@@ -20,7 +24,10 @@ INT8_GROUPS = (64, 32, 16, 8, 4)
 
 @dataclass(frozen=True)
 class WeightType:
-    """One weight type. `block_len` weights take `block_bytes`; int8 has no fixed block, its group is the tensor's own."""
+    """One weight type. `block_len` weights take `block_bytes`; int8 has no fixed block, its group is the tensor's own.
+
+    A row of nf4-dq carries what it needs of the matrix's tables: behind its blocks the nested absmax of each, then the offset, f32.
+    """
 
     name: str
     id: int
@@ -41,10 +48,22 @@ class WeightType:
             raise UsageError(f"{self.name}: a row of {columns} weights is not a multiple of its block of {block}")
         if self.name == "int8":
             return columns + columns // group_size * 4
+        if self.name == NF4_DQ:
+            return columns // self.block_len * (self.block_bytes + 4) + 4
         return columns // self.block_len * self.block_bytes
 
+    def file_bytes(self, rows: int, columns: int, group_size: int = 0) -> int:
+        """Bytes of a whole matrix in an ak42 file, layout 0: its rows; nf4-dq: blocks, then the offset and every nested absmax."""
+        if self.name == NF4_DQ:
+            n_blocks = rows * (columns // self.block_len)
+            return n_blocks * self.block_bytes + 4 + 4 * -(-n_blocks // NF4_NESTED)
+        return rows * self.row_bytes(columns, group_size)
+
     def encode(self, values: np.ndarray, group_size: int = 0) -> np.ndarray:
-        """f32 (n, columns) -> uint8 (n, row_bytes). The values are finite; what does not fit the type becomes infinite."""
+        """f32 (n, columns) -> uint8 (n, row_bytes). The values are finite; what does not fit the type becomes infinite.
+
+        nf4-dq: these rows are the whole matrix, whose absmax have one mean.
+        """
         values = np.ascontiguousarray(values, dtype=np.float32)
         n_rows, columns = values.shape
         size = self.row_bytes(columns, group_size)
@@ -200,6 +219,83 @@ def _decode_int8(rows: np.ndarray, columns: int, group: int) -> np.ndarray:
     return (codes.reshape(len(rows), -1, group) * scales[:, :, None]).reshape(len(rows), columns)
 
 
+# -- types of blocks.py -------------------------------------------------------------------------------------------------------
+
+
+def _encode_blocks(encode: Callable[[np.ndarray], np.ndarray], length: int) -> Callable[[np.ndarray, int], np.ndarray]:
+    return lambda values, _group: encode(values.reshape(-1, length))
+
+
+def _cannot_encode(name: str) -> Callable[[np.ndarray, int], np.ndarray]:
+    def refuse(_values: np.ndarray, _group: int) -> np.ndarray:
+        raise UnsupportedError(f"{name}: its encoder is in the C library: expected an encoder, found none; "
+                               "use pyllama convert, or hand in pyllama.quantize.encode")
+    return refuse
+
+
+def _decode_blocks(name: str, size: int) -> Callable[[np.ndarray, int, int], np.ndarray]:
+    return lambda rows, columns, _group: block_types.decode(name, rows.reshape(-1, size)).reshape(-1, columns)
+
+
+@dataclass(frozen=True)
+class NestedRows:
+    """Rows of nf4-dq, taken apart."""
+
+    codes: np.ndarray              # u8 (n, blocks, 32): two weights a byte
+    absmax: np.ndarray             # u8 (n, blocks)
+    nested: np.ndarray             # f32 (n, blocks): the nested absmax of each block
+    offset: np.ndarray             # f32 (n, 1)
+
+    @classmethod
+    def of(cls, rows: np.ndarray, columns: int) -> NestedRows:
+        n_blocks = columns // NF4_BLOCK
+        packed = rows[:, :33 * n_blocks].reshape(len(rows), n_blocks, 33)
+        floats = np.ascontiguousarray(rows[:, 33 * n_blocks:]).view("<f4").astype(np.float32)
+        return cls(packed[:, :, 1:], packed[:, :, 0], floats[:, :-1], floats[:, -1:])
+
+    def packed(self) -> np.ndarray:
+        """The blocks alone, as files have them."""
+        return np.concatenate((self.absmax[:, :, None], self.codes), axis=2).reshape(len(self.codes), -1)
+
+    def to_bytes(self) -> np.ndarray:
+        floats = np.concatenate((self.nested, self.offset), axis=1).astype("<f4").view(np.uint8)
+        return np.concatenate((self.packed(), floats), axis=1)
+
+    def absmax_f32(self) -> np.ndarray:
+        return block_types.nested_absmax(self.absmax, self.nested, self.offset)
+
+    def to_nf4(self) -> np.ndarray:
+        """The same weights as rows of nf4."""
+        absmax = np.ascontiguousarray(self.absmax_f32(), "<f4")[:, :, None].view(np.uint8)
+        return np.concatenate((absmax, self.codes), axis=2).reshape(len(self.codes), -1)
+
+
+def nest_rows(nf4_rows: np.ndarray, codes: np.ndarray, nested: np.ndarray, offset: np.float32,
+              first_block: int = 0) -> np.ndarray:
+    """Rows of nf4 as rows of nf4-dq, with the absmax codes of their blocks and the matrix's nested absmax; first_block counts the
+    matrix's blocks before these rows."""
+    n = len(nf4_rows)
+    packed = nf4_rows.reshape(n, -1, 36)[:, :, 4:]
+    groups = (np.arange(codes.size) + first_block) // NF4_NESTED
+    return NestedRows(packed, codes.reshape(n, -1), nested[groups].reshape(n, -1), np.full((n, 1), offset, np.float32)).to_bytes()
+
+
+def nf4_absmax(nf4_rows: np.ndarray) -> np.ndarray:
+    """The absmax of all blocks of rows of nf4, 1-D."""
+    return np.ascontiguousarray(nf4_rows.reshape(-1, 36)[:, :4]).view("<f4")[:, 0].astype(np.float32)
+
+
+def _encode_nf4_dq(values: np.ndarray, _group: int) -> np.ndarray:
+    rows = block_types.encode_nf4(values.reshape(-1, NF4_BLOCK)).reshape(len(values), -1)
+    return nest_rows(rows, *block_types.nest_absmax(nf4_absmax(rows)))
+
+
+def _decode_nf4_dq(rows: np.ndarray, columns: int, _group: int) -> np.ndarray:
+    nested = NestedRows.of(rows, columns)
+    values = block_types.NF4_VALUES[block_types.nf4_codes(nested.codes)]
+    return (values * nested.absmax_f32()[:, :, None]).reshape(len(rows), columns)
+
+
 # -- finiteness: of exponents, never of decoded weights ----------------------------------------------------------------------
 
 
@@ -215,8 +311,8 @@ def _finite_bf16(words: np.ndarray) -> bool:
     return not bool(((words.view("<u2") & 0x7F80) == 0x7F80).any())
 
 
-def _finite_blocks(block_bytes: int, scale_bytes: int) -> Callable[[np.ndarray, int], bool]:
-    return lambda rows, _columns: _finite_f16(np.ascontiguousarray(rows.reshape(-1, block_bytes)[:, :scale_bytes]))
+def _finite_blocks(block_bytes: int, scale_bytes: int, at: int = 0) -> Callable[[np.ndarray, int], bool]:
+    return lambda rows, _columns: _finite_f16(np.ascontiguousarray(rows.reshape(-1, block_bytes)[:, at:at + scale_bytes]))
 
 
 @dataclass(frozen=True)
@@ -235,6 +331,20 @@ _CODECS = {
     "q8_0": _Codec(_encode_q8_0, _decode_q8_0, _finite_blocks(34, 2)),
     "q4_0": _Codec(_encode_q4_0, _decode_q4_0, _finite_blocks(18, 2)),
     "q4_1": _Codec(_encode_q4_1, _decode_q4_1, _finite_blocks(20, 4)),
+    "q5_0": _Codec(_encode_blocks(block_types.encode_q5_0, 32), _decode_blocks("q5_0", 22), _finite_blocks(22, 2)),
+    "q5_1": _Codec(_encode_blocks(block_types.encode_q5_1, 32), _decode_blocks("q5_1", 24), _finite_blocks(24, 4)),
+    "q2_k": _Codec(_cannot_encode("q2_k"), _decode_blocks("q2_k", 84), _finite_blocks(84, 4, 80)),
+    "q3_k": _Codec(_cannot_encode("q3_k"), _decode_blocks("q3_k", 110), _finite_blocks(110, 2, 108)),
+    "q4_k": _Codec(_cannot_encode("q4_k"), _decode_blocks("q4_k", 144), _finite_blocks(144, 4)),
+    "q5_k": _Codec(_cannot_encode("q5_k"), _decode_blocks("q5_k", 176), _finite_blocks(176, 4)),
+    "q6_k": _Codec(_cannot_encode("q6_k"), _decode_blocks("q6_k", 210), _finite_blocks(210, 2, 208)),
+    "iq4_nl": _Codec(_cannot_encode("iq4_nl"), _decode_blocks("iq4_nl", 18), _finite_blocks(18, 2)),
+    "iq4_xs": _Codec(_cannot_encode("iq4_xs"), _decode_blocks("iq4_xs", 136), _finite_blocks(136, 2)),
+    "mxfp4": _Codec(_encode_blocks(block_types.encode_mxfp4, 32), _decode_blocks("mxfp4", 17), lambda _rows, _columns: True),
+    "nf4": _Codec(_encode_blocks(block_types.encode_nf4, 64), _decode_blocks("nf4", 36),
+                  lambda rows, _columns: _finite_f32(np.ascontiguousarray(rows.reshape(-1, 36)[:, :4]))),
+    NF4_DQ: _Codec(_encode_nf4_dq, _decode_nf4_dq,
+                   lambda rows, columns: _finite_f32(np.ascontiguousarray(rows[:, columns // 64 * 33:]))),
 }
 
 # Ids are GGUF's; from 0x1000 on they are ak42's own.
@@ -246,5 +356,17 @@ TYPES: dict[str, WeightType] = {row.name: row for row in (
     WeightType("q8_0", 8, 32, 34, True),
     WeightType("q4_0", 2, 32, 18, True),
     WeightType("q4_1", 3, 32, 20, True),
+    WeightType("q5_0", 6, 32, 22, True),
+    WeightType("q5_1", 7, 32, 24, True),
+    WeightType("q2_k", 10, 256, 84, True),
+    WeightType("q3_k", 11, 256, 110, True),
+    WeightType("q4_k", 12, 256, 144, True),
+    WeightType("q5_k", 13, 256, 176, True),
+    WeightType("q6_k", 14, 256, 210, True),
+    WeightType("iq4_nl", 20, 32, 18, True),
+    WeightType("iq4_xs", 23, 256, 136, True),
+    WeightType("mxfp4", 39, 32, 17, True),
+    WeightType("nf4", 0x1001, 64, 36, True),
+    WeightType(NF4_DQ, 0x1002, 64, 33, True),
 )}
 BY_ID: dict[int, WeightType] = {row.id: row for row in TYPES.values()}

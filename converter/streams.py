@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .arch import Tensor, reordered_rows
+from .blocks import nest_absmax
 from .errors import ConvertError, RefusedError, escape
-from .quant import WeightType
+from .quant import NF4_BLOCK, NF4_DQ, TYPES, WeightType, nest_rows
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -36,6 +37,7 @@ class TensorStream:
         self._kind, self._group = kind, group
         self._own, _shape, self._own_group = source.tensor(tensor.name)
         self._encoder = encoder
+        self._tables: dict[int, tuple[np.ndarray, np.ndarray, np.float32]] = {}    # nf4-dq: matrix -> codes, nested absmax, offset
         self._columns = tensor.shape[-1]
         self._read = partial(source.read, tensor.name)
         if tensor.role.rope_heads:
@@ -66,19 +68,48 @@ class TensorStream:
             raise self._not_finite()           # finite scales can still give an infinite weight
         if self._offset:
             values = values + np.float32(self._offset)
-        encoded = self._encode(values)
+        encoded = self._encode_nested(values, begin) if self._kind.name == NF4_DQ else self._encode(self._kind, values)
         if self._loss is not None:
             decoded = self._kind.decode(encoded, self._columns, self._group)
             self._check_fit(values, decoded, begin)
             self._loss.add(begin, values, decoded)
         return encoded
 
-    def _encode(self, values: np.ndarray) -> np.ndarray:
-        if self._encoder is not None and self._kind.quantised:
-            encoded = self._encoder(self._kind.name, values, self._group)
+    def _encode(self, kind: WeightType, values: np.ndarray) -> np.ndarray:
+        if self._encoder is not None and kind.quantised:
+            encoded = self._encoder(kind.name, values, self._group)
             if encoded is not None:
                 return np.asarray(encoded, dtype=np.uint8).reshape(len(values), -1)
-        return self._kind.encode(values, self._group)
+        return kind.encode(values, self._group)
+
+    def _encode_nested(self, values: np.ndarray, begin: int) -> np.ndarray:
+        """nf4-dq: the absmax are nested for a whole matrix, which is therefore read once before it is encoded."""
+        rows, per_row = self._tensor.shape[-2], self._columns // NF4_BLOCK
+        parts = []
+        at = begin
+        while at < begin + len(values):
+            matrix = at // rows
+            end = min((matrix + 1) * rows, begin + len(values))
+            if matrix not in self._tables:
+                self._tables[matrix] = nest_absmax(self._absmax(matrix * rows, (matrix + 1) * rows))
+            codes, nested, offset = self._tables[matrix]
+            first = (at - matrix * rows) * per_row
+            encoded = self._encode(TYPES["nf4"], values[at - begin:end - begin])
+            parts.append(nest_rows(encoded, codes[first:first + (end - at) * per_row], nested, offset, first))
+            at = end
+        return np.concatenate(parts)
+
+    def _absmax(self, begin: int, end: int) -> np.ndarray:
+        """The absmax of every block of these rows."""
+        step = max(CHUNK_WEIGHTS // self._columns, 1)
+        found = []
+        for first in range(begin, end, step):
+            raw = self._read(first, min(first + step, end))
+            if not self._own.all_finite(raw, self._columns, self._own_group):
+                raise self._not_finite()
+            values = self._own.decode(raw, self._columns, self._own_group)
+            found.append(np.abs(values.reshape(-1, NF4_BLOCK)).max(axis=1))
+        return np.concatenate(found)
 
     def _check_fit(self, values: np.ndarray, decoded: np.ndarray, begin: int) -> None:
         fits = np.isfinite(decoded)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .generate import Generation, Stream
     from .model import Model
 
-TYPES = ("keep", "f32", "f16", "bf16", "int8", "q8_0", "q4_0", "q4_1")
+TYPES = ("keep", "f32", "f16", "bf16", "int8", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "mxfp4", "nf4", "nf4-dq")
 FORMATS = ("auto", "ak42", "ak42-v0", "ak42-v1", "ak42-v2", "ak42-v3", "gguf", "hf")
 
 MODEL_FILE = click.Path(exists=True, dir_okay=True, path_type=str)

@@ -265,7 +265,7 @@ PANELS = {
 PANELS["bf16"] = PANELS["f16"]
 
 
-@pytest.mark.parametrize("type_name", panel.TYPES)
+@pytest.mark.parametrize("type_name", sorted(PANELS))
 def test_panel16(type_name: str) -> None:
     rows, columns, group_size, flat, panels = PANELS[type_name]
     source = np.frombuffer(spell(flat), dtype=np.uint8).reshape(rows, -1)
@@ -273,6 +273,33 @@ def test_panel16(type_name: str) -> None:
     assert packed.tobytes() == spell(panels)
     assert len(packed) == panel.packed_bytes(type_name, rows, columns, group_size)
     assert np.array_equal(panel.unpack(type_name, packed, rows, columns, group_size), source)
+
+
+# Of a matrix of 18 rows whose bytes count up from 0 by 7: columns, CRC-32C of its rows, of its panels. The C tests spell the layout out.
+WORD_PANELS = {
+    "q5_0": (96, 0x7d4f88d7, 0xcfd271fe),
+    "q5_1": (96, 0x7ad0c52b, 0xfd6afd63),
+    "q2_k": (256, 0x233e4d1c, 0x92e4923b),
+    "q3_k": (256, 0x71430d95, 0xcd26df75),
+    "q4_k": (256, 0x0863e171, 0x3952804f),
+    "q5_k": (256, 0x2c91c993, 0x5eb3c2fd),
+    "q6_k": (256, 0x4f25cc5a, 0xbbd09545),
+    "iq4_nl": (96, 0xa3018b61, 0xb8a2c25c),
+    "iq4_xs": (256, 0xba38b6e2, 0x848d4350),
+    "mxfp4": (160, 0x91c25d0d, 0x9e05f899),
+    "nf4": (128, 0x7ad0c52b, 0x01f7e975),
+}
+
+
+@pytest.mark.parametrize("type_name", panel.WORD_TYPES)
+def test_panel16_of_words(type_name: str) -> None:
+    columns, crc_rows, crc_panels = WORD_PANELS[type_name]
+    size = panel.row_bytes(type_name, columns)
+    rows = (np.arange(18 * size) * 7 % 256).astype(np.uint8).reshape(18, size)
+    packed = panel.pack(type_name, rows, 18, columns)
+    assert (crc32c(rows.tobytes()), crc32c(packed.tobytes())) == (crc_rows, crc_panels)
+    assert len(packed) == panel.packed_bytes(type_name, 18, columns)
+    assert np.array_equal(panel.unpack(type_name, packed, 18, columns), rows)
 
 
 # ---- GGUF ----

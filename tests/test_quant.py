@@ -6,8 +6,9 @@ import gguf
 import numpy as np
 import pytest
 
-from converter.errors import UsageError
-from converter.quant import BY_ID, TYPES, group_size_for
+from converter.blocks import NF4_NESTED_VALUES, NF4_VALUES, nest_absmax
+from converter.errors import UnsupportedError, UsageError
+from converter.quant import BY_ID, TYPES, NestedRows, group_size_for, nest_rows, nf4_absmax
 
 GGUF_TYPES = {
     "f32": gguf.GGMLQuantizationType.F32,
@@ -16,7 +17,13 @@ GGUF_TYPES = {
     "q8_0": gguf.GGMLQuantizationType.Q8_0,
     "q4_0": gguf.GGMLQuantizationType.Q4_0,
     "q4_1": gguf.GGMLQuantizationType.Q4_1,
+    "q5_0": gguf.GGMLQuantizationType.Q5_0,
+    "q5_1": gguf.GGMLQuantizationType.Q5_1,
+    "mxfp4": gguf.GGMLQuantizationType.MXFP4,
 }
+# Types that only the C library encodes; numpy decodes them.
+READ_TYPES = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs")
+WRITTEN = tuple(name for name in TYPES if name not in READ_TYPES)
 GROUPS = {name: 32 if name == "int8" else 0 for name in TYPES}
 
 
@@ -129,11 +136,11 @@ def test_group_size_is_the_largest_that_divides_every_row(lengths: tuple[int, ..
 # ---- every type ----
 
 
-@pytest.mark.parametrize("name", sorted(TYPES))
+@pytest.mark.parametrize("name", sorted(WRITTEN))
 def test_encoding_what_was_decoded_changes_nothing(name: str) -> None:
     kind, group = TYPES[name], GROUPS[name]
     once = kind.decode(kind.encode(samples()["normal"], group), 256, group)
-    if name == "q4_1":  # its two f16 numbers do not come back from their own grid
+    if name in ("q4_1", "q5_1"):  # its two f16 numbers do not come back from their own grid
         assert np.abs(kind.decode(kind.encode(once, group), 256, group) - once).max() < 0.02
     else:
         again = kind.decode(kind.encode(once, group), 256, group)
@@ -144,7 +151,8 @@ def test_encoding_what_was_decoded_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "worst"),
-    [("f32", 0), ("f16", 5e-4), ("bf16", 4e-3), ("int8", 4e-3), ("q8_0", 4e-3 + 5e-4), ("q4_0", 0.13), ("q4_1", 0.07)],
+    [("f32", 0), ("f16", 5e-4), ("bf16", 4e-3), ("int8", 4e-3), ("q8_0", 4e-3 + 5e-4), ("q4_0", 0.13), ("q4_1", 0.07),
+     ("q5_0", 0.065), ("q5_1", 0.035), ("mxfp4", 0.26)],
 )
 def test_a_weight_is_off_by_a_fraction_of_its_block_s_largest(name: str, worst: float) -> None:
     kind, group, values = TYPES[name], GROUPS[name], samples()["spiked"]
@@ -154,22 +162,26 @@ def test_a_weight_is_off_by_a_fraction_of_its_block_s_largest(name: str, worst: 
     assert (off <= worst * blocks).all()
 
 
-@pytest.mark.parametrize("name", sorted(TYPES))
+@pytest.mark.parametrize("name", sorted(WRITTEN))
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_seen(name: str, value: float) -> None:
     kind, group = TYPES[name], GROUPS[name]
     rows = kind.encode(samples()["normal"][:4], group)
     assert kind.all_finite(rows, 256, group)
-    number = np.array([value], {"f32": "<f4", "int8": "<f4"}.get(name, "<f2")).view(np.uint8)
+    number = np.array([value], {"f32": "<f4", "int8": "<f4", "nf4": "<f4", "nf4-dq": "<f4"}.get(name, "<f2")).view(np.uint8)
+    if name == "mxfp4":
+        return  # has no code for it
     if name == "bf16":
         number = np.array([value], "<f4").view(np.uint8)[2:]
-    place = {"int8": 256 + 8, "q8_0": 34, "q4_0": 18, "q4_1": 22}.get(name, 16)  # a scale, or a weight
+    place = {"int8": 256 + 8, "q8_0": 34, "q4_0": 18, "q4_1": 22, "q5_0": 22, "q5_1": 26, "nf4": 36, "nf4-dq": 4 * 33}.get(name, 16)  # a scale, or a weight
     rows[2, place : place + len(number)] = number
     assert not kind.all_finite(rows, 256, group)
 
 
-@pytest.mark.parametrize("name", sorted(TYPES))
+@pytest.mark.parametrize("name", sorted(WRITTEN))
 def test_rows_do_not_know_of_each_other(name: str) -> None:
+    if name == "nf4-dq":
+        return  # they share the mean of their absmax
     kind, group, values = TYPES[name], GROUPS[name], samples()["normal"]
     whole = kind.encode(values, group)
     assert np.array_equal(whole, np.concatenate([kind.encode(values[:5], group), kind.encode(values[5:], group)]))
@@ -188,3 +200,73 @@ def test_a_row_of_broken_blocks_is_an_error(name: str, columns: int, group: int,
 def test_f16_overflow_becomes_infinite_and_is_seen() -> None:
     rows = TYPES["f16"].encode(np.array([[70000.0, 1.0]], np.float32))
     assert not TYPES["f16"].all_finite(rows, 2)
+
+
+# ---- the types that are only read here ----
+
+
+@pytest.mark.parametrize("name", READ_TYPES)
+def test_any_bytes_decode_as_gguf_py_decodes_them(name: str) -> None:
+    kind, known = TYPES[name], gguf.GGMLQuantizationType[name.upper()]
+    assert (kind.block_len, kind.block_bytes) == gguf.GGML_QUANT_SIZES[known] and kind.id == int(known)
+    rows = np.random.default_rng(5).integers(0, 256, (64, 3 * kind.block_bytes), dtype=np.uint8)
+    with np.errstate(all="ignore"):
+        expected = gguf.quants.dequantize(rows, known)
+    found = kind.decode(rows, 3 * kind.block_len)
+    assert np.array_equal(found, expected, equal_nan=True)
+    numbers = ~np.isnan(expected)
+    assert np.array_equal(np.signbit(found[numbers]), np.signbit(expected[numbers]))
+    finite = kind.all_finite(rows[:1], 3 * kind.block_len)
+    assert finite or not np.isfinite(expected[0]).all()
+
+
+@pytest.mark.parametrize("name", READ_TYPES)
+def test_numpy_says_that_it_cannot_encode(name: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"{name}: its encoder is in the C library"):
+        TYPES[name].encode(samples()["normal"])
+
+
+# ---- nf4, with and without its absmax nested, against bitsandbytes ----
+
+
+def quantised_by_bitsandbytes(values: np.ndarray, nested: bool):      # noqa: ANN201  a tensor and its state
+    functional = pytest.importorskip("bitsandbytes").functional
+    torch = pytest.importorskip("torch")
+    codes, state = functional.quantize_4bit(torch.from_numpy(values), blocksize=64, quant_type="nf4", compress_statistics=nested)
+    return codes.numpy().reshape(-1), state, functional.dequantize_4bit(codes, state).numpy()
+
+
+@pytest.mark.parametrize("kind", sorted(set(samples(64)) - {"zeros", "negative zeros"}))
+def test_nf4_is_bitsandbytes_nf4(kind: str) -> None:
+    values = samples()[kind]
+    codes, state, decoded = quantised_by_bitsandbytes(values, nested=False)
+    rows = TYPES["nf4"].encode(values)
+    blocks = rows.reshape(-1, 36)
+    assert np.array_equal(blocks[:, 4:].reshape(-1), codes)
+    assert np.array_equal(nf4_absmax(rows), state.absmax.numpy())
+    assert np.array_equal(TYPES["nf4"].decode(rows, values.shape[1]), decoded)
+
+
+@pytest.mark.parametrize("kind", ["normal", "large", "spiked", "tiny"])
+def test_nf4_dq_is_bitsandbytes_nested_nf4(kind: str) -> None:
+    values = np.tile(samples()[kind], (12, 1)) * np.linspace(0.5, 1.5, 12 * 48, dtype=np.float32)[:, None]
+    codes, state, decoded = quantised_by_bitsandbytes(values, nested=True)
+    offset = state.offset.numpy()
+    absmax = nf4_absmax(TYPES["nf4"].encode(values))
+    own = nest_absmax(absmax)
+    assert abs(own[2] - offset) <= np.spacing(offset)          # torch adds in another order
+    found, nested, _ = nest_absmax(absmax, offset)
+    assert np.array_equal(found, state.absmax.numpy()) and np.array_equal(nested, state.state2.absmax.numpy())
+    rows = nest_rows(TYPES["nf4"].encode(values), found, nested, offset)
+    parts = NestedRows.of(rows, values.shape[1])
+    assert np.array_equal(parts.codes.reshape(-1), codes)
+    assert np.array_equal(TYPES["nf4-dq"].decode(rows, values.shape[1]), decoded)
+    assert np.array_equal(TYPES["nf4"].decode(parts.to_nf4(), values.shape[1]), decoded)
+    assert np.array_equal(parts.to_bytes(), rows)
+    assert np.array_equal(NestedRows.of(TYPES["nf4-dq"].encode(values), values.shape[1]).absmax.reshape(-1), own[0])
+
+
+def test_the_nested_values_are_bitsandbytes_own() -> None:
+    functional = pytest.importorskip("bitsandbytes").functional
+    assert np.array_equal(NF4_NESTED_VALUES, functional.create_dynamic_map().numpy())
+    assert np.array_equal(NF4_VALUES, functional.get_4bit_type("nf4", device="cpu").numpy())

@@ -228,7 +228,7 @@ def test_unknown_compat_bits_are_ignored(tmp_path: Path, ak42_files: dict[str, P
     [
         (0, "4s", b"\0\0\0\0", "expected a name of 1 to 64 ASCII characters"),
         (0, "4s", b"x\0yz", "expected a name of 1 to 64 ASCII"),
-        (64, "I", 12, "type 0xc is not supported"),
+        (64, "I", 22, "type 0x16 is not supported"), (64, "I", 12, "whole q4_k blocks"),
         (68, "I", 2, "layout 2 of f32 is not supported"),
         (72, "I", 0, "expected 1 to 3 dimensions"),
         (72, "I", 4, "expected 1 to 3 dimensions, found 4"),

@@ -230,7 +230,8 @@ def test_gguf_types_that_are_not_decoded_are_refused_by_name(tmp_path: Path) -> 
         tmp_path / "m.gguf", BLOCKS, without=("output_norm.weight",), more={"output_norm.weight": np.ones(64, np.float64)}
     )
     assert refused(path, UnsupportedError) == (
-        "m.gguf: output_norm.weight: type F64 is not supported; F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are"
+        "m.gguf: output_norm.weight: type F64 is not supported; F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL, "
+        "IQ4_XS and MXFP4 are"
     )
 
 

@@ -19,7 +19,7 @@ from ..config import ROPE_SCALING_FIELDS, ModelConfig, config_from_hf, differenc
 from ..crc32c import crc32c
 from ..errors import FormatError
 from ..panel import PANEL_ROWS, panel_bytes, unpack
-from ..quant import WeightType
+from ..quant import NF4_BLOCK, NF4_DQ, NF4_NESTED, WeightType
 from . import rope_factors, vocabulary
 from .ak42_header import PANEL16, Ak42File, Ak42Tensor, is_ak42, read_ak42, read_v0
 from .checkpoint import check_shapes, expected_shapes
@@ -122,6 +122,8 @@ class Ak42Source:
             return self._read_panels(tensor, begin, end)
         if tensor.type.name == "int8":
             return self._read_int8(tensor, begin, end)
+        if tensor.type.name == NF4_DQ:
+            return self._read_nested(tensor, begin, end)
         row_bytes = tensor.type.row_bytes(tensor.shape[-1])
         return self._file.read_array(tensor.offset + begin * row_bytes, (end - begin) * row_bytes).reshape(end - begin, row_bytes)
 
@@ -185,6 +187,20 @@ class Ak42Source:
         codes = self._file.read_array(tensor.offset + begin * columns, (end - begin) * columns)
         scales = self._file.read_array(tensor.offset + rows * columns + begin * scale_bytes, (end - begin) * scale_bytes)
         return np.concatenate([codes.reshape(-1, columns), scales.reshape(-1, scale_bytes)], axis=1)
+
+    def _read_nested(self, tensor: Ak42Tensor, begin: int, end: int) -> np.ndarray:
+        """nf4-dq: blocks, and with each row what it needs of the tables behind the matrix."""
+        rows, columns = tensor.shape if len(tensor.shape) == 2 else (1, tensor.shape[0])
+        per_row = columns // NF4_BLOCK
+        row_bytes = per_row * tensor.type.block_bytes
+        first, last = begin * per_row // NF4_NESTED, -(-end * per_row // NF4_NESTED)
+        at = tensor.offset + rows * row_bytes
+        offset = self._file.read_array(at, 4).view("<f4")
+        nested = self._file.read_array(at + 4 + 4 * first, 4 * (last - first)).view("<f4")
+        groups = np.arange(begin * per_row, end * per_row) // NF4_NESTED - first
+        packed = self._file.read_array(tensor.offset + begin * row_bytes, (end - begin) * row_bytes).reshape(end - begin, row_bytes)
+        tables = np.concatenate((nested[groups].reshape(end - begin, per_row), np.repeat(offset, end - begin)[:, None]), axis=1)
+        return np.concatenate((packed, np.ascontiguousarray(tables, "<f4").view(np.uint8)), axis=1)
 
     # -- opening --
 

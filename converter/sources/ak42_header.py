@@ -359,7 +359,7 @@ def _entry(name: str, data: bytes, group: int) -> Ak42Tensor:
         raise UnsupportedError(f"{where}: layout {layout} of {kind.name} is not supported")
     experts, rows = (1, *shape[:-1])[-2:] if n_dims > 1 else (1, 1)
     size = experts * (packed_bytes(kind.name, rows, shape[-1], group) if layout == PANEL16
-                      else rows * kind.row_bytes(shape[-1], group))
+                      else kind.file_bytes(rows, shape[-1], group))
     if nbytes != size:
         raise FormatError(f"{where}: expected {size} bytes for its shape, found {nbytes}")
     return Ak42Tensor(label, kind, layout, shape, offset, nbytes, group, crc)

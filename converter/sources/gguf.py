@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CONFIG_KEY, GENERATION_KEY = "ak42.config", "ak42.generation_config"
 TEMPLATE_KEY = "tokenizer.chat_template"
-READ_TYPES = "F32, F16, BF16, Q8_0, Q4_0 and Q4_1 are"
+READ_TYPES = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL, IQ4_XS and MXFP4 are"
 
 
 class GgufSource:

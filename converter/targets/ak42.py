@@ -21,7 +21,7 @@ from ..manifest import json_bytes, manifest
 from ..output import OutputFile, Stream, check_output
 from ..panel import TYPES as PANEL_TYPES
 from ..panel import pack, packed_bytes
-from ..quant import group_size_for
+from ..quant import NF4_DQ, NF4_NESTED, NestedRows, group_size_for
 from .ak42_header import (
     HEADER_BYTES,
     MAX_EOS,
@@ -272,6 +272,10 @@ def _write_old(plan: Plan, job: Job, version: int, sections: list[tuple[str, byt
 
 def _write_rows(stream: Stream, tensor: TensorPlan, job: Job, meter: Meter, crc: int = 0) -> int:
     """A tensor in layout 0; the crc, carried on over it. int8: all codes of the matrix, then all scales."""
+    if tensor.type.name == NF4_DQ:
+        for begin, end in matrices(tensor):
+            crc = _write_nested(stream, tensor, (begin, end), job, meter, crc)
+        return crc
     for begin, end in matrices(tensor):
         scales = []
         for rows in chunks(tensor, begin, end):
@@ -286,6 +290,28 @@ def _write_rows(stream: Stream, tensor: TensorPlan, job: Job, meter: Meter, crc:
             stream.write(part)
             crc = job.checksum(memoryview(part), crc)
     return crc
+
+
+def _write_nested(stream: Stream, tensor: TensorPlan, matrix: tuple[int, int], job: Job, meter: Meter, crc: int) -> int:
+    """A matrix of nf4-dq: its blocks, then what they share, the offset, and what 256 share, the nested absmax; the crc."""
+    nested: list[np.ndarray] = []
+    offsets: set[float] = set()
+    for rows in chunks(tensor, *matrix):
+        parts = NestedRows.of(rows, tensor.columns)
+        packed = parts.packed()
+        stream.write(packed)
+        crc = job.checksum(memoryview(packed), crc)
+        nested.append(parts.nested.reshape(-1))
+        offsets.update(parts.offset[:, 0].tolist())
+        meter.add(rows.nbytes, tensor.name)
+    of_blocks = np.concatenate(nested)
+    tables = of_blocks[::NF4_NESTED]
+    if len(offsets) != 1 or not np.array_equal(np.repeat(tables, NF4_NESTED)[:len(of_blocks)], of_blocks):
+        raise UnsupportedError(f"{job.shown}: {tensor.name}: nf4-dq: expected one nested absmax for every {NF4_NESTED} blocks in "
+                               "the order of the file, found rows in another order; use --type nf4, which keeps every weight")
+    table = np.concatenate((np.array([offsets.pop()], np.float32), tables)).astype("<f4").view(np.uint8)
+    stream.write(table)
+    return job.checksum(memoryview(table), crc)
 
 
 # -- v3 ----------------------------------------------------------------------------------------------------------------------
@@ -339,7 +365,7 @@ def _entries(plan: Plan, job: Job) -> list[Entry]:
         if len(tensor.name.encode()) > NAME_BYTES:
             raise UnsupportedError(f"{job.shown}: {tensor.name}: expected a name of at most {NAME_BYTES} bytes")
         panels = job.layout == "panel16" and len(tensor.shape) > 1 and tensor.type.name in PANEL_TYPES
-        nbytes = tensor.nbytes
+        nbytes = sum(tensor.type.file_bytes(end - begin, tensor.columns, tensor.group_size) for begin, end in matrices(tensor))
         if panels:
             nbytes = sum(packed_bytes(tensor.type.name, end - begin, tensor.columns, tensor.group_size)
                          for begin, end in matrices(tensor))

@@ -135,8 +135,7 @@ static ak42_status read_kind(tensor *t, const container *c, const uint8_t *entry
     t->type = type_by_id(type);
     if (!t->type)
         return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: tensor %s: expected a type that this library "
-                         "computes, found %s 0x%x; convert the original weights", c->name, t->name,
-                         type == 0x1001 || type == 0x1002 ? "NF4" : "type", type);
+                         "computes, found type 0x%x; convert the original weights", c->name, t->name, type);
     if (layout > LAYOUT_PANEL16)
         return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: tensor %s: expected layout 0 or 1, found %u",
                          c->name, t->name, layout);

@@ -384,6 +384,9 @@ static void quant_run(void *argument, team *team) {
         else if (job->type->id == TYPE_INT8)
             quant_decode_int8(job->floats_out + at, (const int8_t *)job->blocks_in + at,
                               job->blocks_in + numel + at / job->group_size * sizeof(float), job->group_size, n);
+        else if (job->type->id == TYPE_NF4_DQ)
+            quant_decode_nf4_dq(job->floats_out + at, job->blocks_in + at / NF4_BLOCK * job->type->block_bytes,
+                                job->blocks_in + numel / NF4_BLOCK * job->type->block_bytes, at / NF4_BLOCK, n);
         else if (job->blocks_out) quant_encode(job->type, job->blocks_out + begin * job->row_bytes, job->floats_in + at, n);
         else quant_decode(job->type, job->floats_out + at, job->blocks_in + begin * job->row_bytes, n);
     }

@@ -222,8 +222,8 @@ static ak42_status fail_type(const gguf_file *g, const tensor *t, uint32_t id, c
                              ak42_error *err) {
     char number[32];
     snprintf(number, sizeof number, "type %u", id);
-    return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: tensor %s: expected F32, F16, BF16, Q8_0, Q4_0 or "
-                     "Q4_1, found %s; convert the original weights (pyllama convert --type q8_0)", g->c->name,
+    return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: tensor %s: expected F32, F16, BF16, Q8_0, Q4_0, "
+                     "Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL, IQ4_XS or MXFP4, found %s; convert the original weights (pyllama convert --type q8_0)", g->c->name,
                      t->name, type ? type->name : number);
 }
 

@@ -140,9 +140,9 @@ static void bind_tensor(binding *b, matrix *m, const tensor *t) {
     const int row = kernel_type_row(t->type->id);
     const role_dims dims = tensor_shape(t);
     *m = (matrix){
-        .type = t->type,
+        .type = type_in_memory(t->type),
         .kernels = &model->kernels.types[row],
-        .panel_bytes = type_panel_bytes(t->type, t->group_size, dims.columns),
+        .panel_bytes = type_panel_bytes(type_in_memory(t->type), t->group_size, dims.columns),
         .rows = (uint32_t)dims.rows,
         .columns = (uint32_t)dims.columns,
         .n_panels = (uint32_t)div_up(dims.rows, PANEL_ROWS),
@@ -235,11 +235,10 @@ static binding_sizes count_roles(const model_config *config) {
 }
 
 static const char *most_weights(const binding *b) {
-    static const uint32_t ids[] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8_0, TYPE_INT8, TYPE_Q4_0, TYPE_Q4_1};
-    uint32_t best = ids[0];
-    for (size_t i = 1; i < ARRAY_LEN(ids); i++)
-        if (b->n_weights[kernel_type_row(ids[i])] > b->n_weights[kernel_type_row(best)]) best = ids[i];
-    return type_by_id(best)->name;
+    uint32_t best = 0;
+    for (uint32_t row = 1; row < KERNEL_TYPES; row++)
+        if (b->n_weights[row] > b->n_weights[best]) best = row;
+    return type_by_id(kernel_row_type(best))->name;
 }
 
 static ak42_status bind_weights(ak42_model *model, ak42_error *err) {

@@ -52,6 +52,8 @@ static void pack_piece(const packing *pk, const piece *p) {
     if (t->layout == LAYOUT_PANEL16)
         memcpy(dst, t->data + p->panel_begin * m->panel_bytes,
                (size_t)((p->panel_end - p->panel_begin) * m->panel_bytes));
+    else if (t->type->id == TYPE_NF4_DQ)
+        panel_pack_nf4_dq(dst, t->data, m->rows, m->columns, p->panel_begin, p->panel_end);
     else
         panel_pack(m->type, m->group_size, dst, t->data, m->rows, m->columns, p->panel_begin, p->panel_end);
     forget(t->home ? t->home : &pk->model->file.map, t, m, p);

@@ -1,15 +1,17 @@
 /* panel.c: the panel16 layout of docs/format.md: row-major blocks to panels of 16 rows and back, and
- * single rows as f32. It moves bytes and never computes with them. Called at load (packing), for
- * embeddings (rows) and by converters and tests.
+ * single rows as f32. It moves bytes and never computes with them; types whose superblock is words of whole
+ * blocks are panel_words.c's. Called at load (packing), for embeddings (rows) and by converters and tests.
  *
- * One idea serves every type: a superblock (16 rows, 64 columns) holds a table of scale cells and a table
+ * One idea serves every other type: a superblock (16 rows, 64 columns) holds a table of scale cells and a table
  * of 4-byte words, both with the 16 rows side by side. A word of a row is 1 f32, 2 halves, 4 codes or 4 +
  * 4 nibbles. */
 #include "panel.h"
 
+#include "panel_words.h"
 #include "quant.h"
 
 enum { WORD = 4, CELLS_MAX = 16, ROW_SUPER_MAX = SUPER_K * 4 };
+enum { NF4_BYTES = 36, NF4_DQ_BYTES = 33 };
 
 typedef enum word_kind {
     WORD_PLAIN,                    /* as in the row */
@@ -38,7 +40,9 @@ static plan plan_of(const type_info *type, uint32_t group_size) {
     case TYPE_Q8_0: return (plan){ WORD_FLIPPED, 4, 2, 2, 32, 1, super_bytes, 128 };
     case TYPE_Q4_0: return (plan){ WORD_NIBBLES, 8, 2, 2, 32, 1, super_bytes, 0x88 };
     case TYPE_Q4_1: return (plan){ WORD_NIBBLES, 8, 4, 2, 32, 2, super_bytes, 0 };
-    default: return (plan){ WORD_FLIPPED, 4, SUPER_K / group_size, 4, group_size, 1, super_bytes, 128 };
+    default:
+        if (panel_is_words(type)) return (plan){ .super_bytes = super_bytes };
+        return (plan){ WORD_FLIPPED, 4, SUPER_K / group_size, 4, group_size, 1, super_bytes, 128 };
     }
 }
 
@@ -176,16 +180,40 @@ void panel_pack(const type_info *type, uint32_t group_size, uint8_t *dst, const 
     for (uint64_t panel = panel_begin; panel < panel_end; panel++) {
         uint64_t row = panel * PANEL_ROWS;
         uint32_t n_rows = min_u32(rows - row, PANEL_ROWS);
-        for (uint64_t k = 0; k < columns; k += SUPER_K, dst += p.super_bytes) {
-            uint32_t n_columns = min_u32(columns - k, SUPER_K);
+        for (uint64_t k = 0; k < columns; k += type->super_columns, dst += p.super_bytes) {
+            uint32_t n_columns = min_u32(columns - k, type->super_columns);
             const uint8_t *first = src + row * stride + k / type->block_len * type->block_bytes;
-            if (type->block_len > 1)
+            if (panel_is_words(type))
+                panel_words_pack(type, dst, first, stride, n_rows, n_columns);
+            else if (type->block_len > 1)
                 pack_blocks(type, &p, dst, first, stride, n_rows, n_columns);
             else if (p.cells)
                 pack_plain(&p, dst, first, stride, scales + row * scale_stride + k / group_size * WORD,
                            scale_stride, n_rows, n_columns);
             else
                 pack_plain(&p, dst, first, stride, NULL, 0, n_rows, n_columns);
+        }
+    }
+}
+
+void panel_pack_nf4_dq(uint8_t *dst, const uint8_t *src, uint64_t rows, uint64_t columns, uint64_t panel_begin,
+                       uint64_t panel_end) {
+    const type_info *nf4 = type_by_id(TYPE_NF4);
+    const uint64_t n_blocks = columns / NF4_BLOCK;
+    const uint8_t *tables = src + rows * n_blocks * NF4_DQ_BYTES;
+    for (uint64_t panel = panel_begin; panel < panel_end; panel++) {
+        const uint64_t row = panel * PANEL_ROWS;
+        const uint32_t n_rows = min_u32(rows - row, PANEL_ROWS);
+        for (uint64_t b = 0; b < n_blocks; b++, dst += nf4->super_bytes) {
+            uint8_t blocks[PANEL_ROWS * NF4_BYTES];
+            for (uint32_t r = 0; r < n_rows; r++) {
+                const uint64_t block = (row + r) * n_blocks + b;
+                const uint8_t *from = src + block * NF4_DQ_BYTES;
+                const float absmax = quant_nf4_absmax(from[0], tables, block);
+                memcpy(blocks + r * NF4_BYTES, &absmax, sizeof absmax);
+                memcpy(blocks + r * NF4_BYTES + 4, from + 1, NF4_BYTES - 4);
+            }
+            panel_words_pack(nf4, dst, blocks, NF4_BYTES, n_rows, NF4_BLOCK);
         }
     }
 }
@@ -199,10 +227,12 @@ void panel_unpack(const type_info *type, uint32_t group_size, uint8_t *dst, cons
     for (uint64_t row = 0; row < rows; row++) {
         const uint8_t *super = src + row / PANEL_ROWS * panel_bytes;
         uint32_t lane = (uint32_t)(row % PANEL_ROWS);
-        for (uint64_t k = 0; k < columns; k += SUPER_K, super += p.super_bytes) {
-            uint32_t n_columns = min_u32(columns - k, SUPER_K);
+        for (uint64_t k = 0; k < columns; k += type->super_columns, super += p.super_bytes) {
+            uint32_t n_columns = min_u32(columns - k, type->super_columns);
             uint8_t *first = dst + row * stride + k / type->block_len * type->block_bytes;
-            if (type->block_len > 1)
+            if (panel_is_words(type))
+                panel_words_take(type, first, super, lane, n_columns);
+            else if (type->block_len > 1)
                 take_blocks(type, &p, first, super, lane, n_columns);
             else
                 take_plain(&p, first, p.cells ? scales + row * scale_stride + k / group_size * WORD : NULL,
@@ -217,9 +247,12 @@ void panel_row(const type_info *type, uint32_t group_size, float *out, const uin
     const uint8_t *super = panels + row / PANEL_ROWS * type_panel_bytes(type, group_size, columns);
     uint32_t lane = (uint32_t)(row % PANEL_ROWS);
     uint8_t codes[ROW_SUPER_MAX], scales[CELLS_MAX * WORD];
-    for (uint64_t k = 0; k < columns; k += SUPER_K, super += p.super_bytes) {
-        uint32_t n_columns = min_u32(columns - k, SUPER_K);
-        if (type->block_len > 1) {
+    for (uint64_t k = 0; k < columns; k += type->super_columns, super += p.super_bytes) {
+        uint32_t n_columns = min_u32(columns - k, type->super_columns);
+        if (panel_is_words(type)) {
+            panel_words_take(type, codes, super, lane, n_columns);
+            quant_decode(type, out + k, codes, n_columns);
+        } else if (type->block_len > 1) {
             take_blocks(type, &p, codes, super, lane, n_columns);
             quant_decode(type, out + k, codes, n_columns);
         } else {

@@ -9,6 +9,8 @@
  * src points at the whole matrix (INT8: the quants, the scales follow after rows * columns bytes); any alignment. */
 void panel_pack(const type_info *type, uint32_t group_size, uint8_t *dst, const uint8_t *src, uint64_t rows, uint64_t columns,
                 uint64_t panel_begin, uint64_t panel_end);
+/* The same from NF4_DQ, whose panels in memory are NF4's. */
+void panel_pack_nf4_dq(uint8_t *dst, const uint8_t *src, uint64_t rows, uint64_t columns, uint64_t panel_begin, uint64_t panel_end);
 /* The reverse: whole matrix, rows in file order. */
 void panel_unpack(const type_info *type, uint32_t group_size, uint8_t *dst, const uint8_t *src, uint64_t rows, uint64_t columns);
 /* One row of a panel16 matrix as f32 (columns). */

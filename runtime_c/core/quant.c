@@ -7,6 +7,8 @@
  * arithmetic that baseline SSE2 has. */
 #include "quant.h"
 
+#include "blocks.h"
+
 #if defined(__GNUC__)
 #define FORCE_ROUNDED(array) __asm__ volatile("" : "+m"(array))
 #else
@@ -88,6 +90,44 @@ static void decode_q4_1(float *out, const uint8_t *blocks, uint64_t n) {
         FORCE_ROUNDED(scaled);
         for (int i = 0; i < BLOCK; i++) out[i] = scaled[i] + m;
     }
+}
+
+/* Blocks that come apart: w = code * scale, or code * scale + min. The products are exact, as scales have few enough bits. */
+static void decode_parts(const type_info *type, float *out, const uint8_t *blocks, uint64_t n) {
+    block_parts parts;
+    for (; n; n -= type->block_len, out += type->block_len, blocks += type->block_bytes) {
+        blocks_split(type, &parts, blocks);
+        float scaled[PARTS_LEN];
+        for (uint32_t i = 0; i < type->block_len; i++) scaled[i] = (float)parts.codes[i] * parts.scales[i / PARTS_GROUP];
+        if (parts.has_mins) {
+            FORCE_ROUNDED(scaled);
+            for (uint32_t i = 0; i < type->block_len; i++) scaled[i] += parts.mins[i / PARTS_GROUP];
+        }
+        memcpy(out, scaled, type->block_len * sizeof *out);
+    }
+}
+
+/* The weights of one block from its absmax. */
+static void decode_nf4_block(float *out, const uint8_t *codes, float absmax) {
+    for (int i = 0; i < NF4_BLOCK / 2; i++) {
+        out[2 * i] = blocks_nf4_values[codes[i] >> 4] * absmax;
+        out[2 * i + 1] = blocks_nf4_values[codes[i] & 15] * absmax;
+    }
+}
+/* f32 absmax; u8 n[32]: w = value[code] * absmax */
+static void decode_nf4(float *out, const uint8_t *blocks, uint64_t n) {
+    for (; n; n -= NF4_BLOCK, out += NF4_BLOCK, blocks += 36) decode_nf4_block(out, blocks + 4, load_f32(blocks));
+}
+
+float quant_nf4_absmax(uint8_t code, const uint8_t *tables, uint64_t block) {
+    float nested[1] = {blocks_nested_value(code) * load_f32(tables + 4 + block / NF4_NESTED * 4)};
+    FORCE_ROUNDED(nested);
+    return nested[0] + load_f32(tables);
+}
+/* u8 absmax; u8 n[32], and the tables behind the matrix */
+void quant_decode_nf4_dq(float *out, const uint8_t *blocks, const uint8_t *tables, uint64_t first_block, uint64_t n) {
+    for (; n; n -= NF4_BLOCK, out += NF4_BLOCK, blocks += 33, first_block++)
+        decode_nf4_block(out, blocks + 1, quant_nf4_absmax(blocks[0], tables, first_block));
 }
 
 void quant_decode_int8(float *out, const int8_t *codes, const uint8_t *scales, uint32_t group_size,
@@ -207,6 +247,7 @@ static const codec CODECS[] = {
         { TYPE_BF16, decode_bf16, encode_bf16 },
     { TYPE_Q8_0, decode_q8_0, encode_q8_0 }, { TYPE_Q4_0, decode_q4_0, encode_q4_0 },
         { TYPE_Q4_1, decode_q4_1, encode_q4_1 },
+    { TYPE_NF4, decode_nf4, NULL },
 };
 
 static const codec *codec_find(const type_info *type) {
@@ -218,11 +259,12 @@ static const codec *codec_find(const type_info *type) {
 void quant_decode(const type_info *type, float *out, const uint8_t *blocks, uint64_t n) {
     const codec *c = codec_find(type);
     if (c) c->decode(out, blocks, n);
+    else decode_parts(type, out, blocks, n);
 }
 
 bool quant_encode(const type_info *type, uint8_t *blocks, const float *src, uint64_t n) {
     const codec *c = codec_find(type);
-    if (!c) return false;
+    if (!c || !c->encode) return false;
     c->encode(blocks, src, n);
     return true;
 }

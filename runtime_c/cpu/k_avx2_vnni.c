@@ -32,6 +32,7 @@ void kernels_fill_avx2_vnni(kernel_table *table) {
     table->types[KERNEL_Q4_0] = (type_kernels){ .act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_q4_0 };
     table->types[KERNEL_Q4_1] = (type_kernels){ .act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_q4_1 };
     table->peak_int8 = peak_int8;
+    avx2_vnni_fill_blocks(table);
 }
 
 #else

@@ -232,6 +232,7 @@ void kernels_fill_avx512(kernel_table *table) {
     table->outliers[KERNEL_INT8] = outliers_int8;
     table->outliers[KERNEL_Q4_0] = outliers_q4_0;
     table->outliers[KERNEL_Q4_1] = outliers_q4_1;
+    avx512_fill_blocks(table);
     const uint32_t f32_super_bytes = SUPER_K * PANEL_ROWS * 4;
     table->kv_default = AK42_KV_TYPE_F16;
     table->types[KERNEL_F32] = (type_kernels){

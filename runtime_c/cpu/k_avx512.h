@@ -19,6 +19,8 @@ void avx512_fill_attn(kernel_table *table);        /* k_avx512_attn.c */
 void avx512_fill_store(kernel_table *table);       /* k_avx512_store.c */
 void avx512_fill_vectors(kernel_table *table);     /* k_avx512_vectors.c */
 void avx512_fill_quant(kernel_table *table);       /* k_avx512_quant.c */
+void avx512_fill_blocks(kernel_table *table);      /* k_avx512_blocks.c */
+void avx512_vnni_fill_blocks(kernel_table *table); /* k_avx512_blocks_vnni.c */
 
 /* Lanes 0 .. n-1, n <= 16. */
 AVX512_FN __mmask16 avx512_lanes(uint32_t n) { return (__mmask16)((1u << n) - 1u); }

@@ -24,6 +24,7 @@ AK42_TARGET(QUANT_TARGET) static double peak_int8(uint64_t n, float *sink) {
 
 void kernels_fill_avx512_vnni(kernel_table *table) {
     quant_fill(table);
+    avx512_vnni_fill_blocks(table);
     table->peak_int8 = peak_int8;
 }
 

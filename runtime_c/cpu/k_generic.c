@@ -414,4 +414,5 @@ void kernels_fill_generic(kernel_table *table) {
         .read = read_sum,
     };
     outliers_fill(table);
+    blocks_fill_generic(table);
 }

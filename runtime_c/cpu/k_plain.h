@@ -10,4 +10,8 @@ void plain_gemm_f32(const gemm_args *args);
 void plain_gemm_f16(const gemm_args *args);
 void plain_gemm_bf16(const gemm_args *args);
 
+/* Set the slots of core/blocks.h's types: exact, and on ACT_Q8. Defined in k_blocks_plain.c. */
+void blocks_fill_reference(kernel_table *table);
+void blocks_fill_generic(kernel_table *table);
+
 #endif

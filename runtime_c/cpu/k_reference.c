@@ -114,11 +114,12 @@ static void gemm_q4_0(const gemm_args *args) { gemm(args, decode_q4_0); }
 static void gemm_q4_1(const gemm_args *args) { gemm(args, decode_q4_1); }
 
 void kernels_fill_reference(kernel_table *table) {
-    kernel_gemm *const gemms[KERNEL_TYPES] = {
+    kernel_gemm *const gemms[KERNEL_Q4_1 + 1] = {
         [KERNEL_F32] = plain_gemm_f32, [KERNEL_F16] = plain_gemm_f16, [KERNEL_BF16] = plain_gemm_bf16,
         [KERNEL_Q8_0] = gemm_q8_0, [KERNEL_INT8] = gemm_int8,
         [KERNEL_Q4_0] = gemm_q4_0, [KERNEL_Q4_1] = gemm_q4_1,
     };
-    for (uint32_t i = 0; i < KERNEL_TYPES; i++)
+    for (uint32_t i = 0; i <= KERNEL_Q4_1; i++)
         table->types[i] = (type_kernels){.act = ACT_F32, .nr = TILE_TOKENS_MAX, .gemm = gemms[i]};
+    blocks_fill_reference(table);
 }

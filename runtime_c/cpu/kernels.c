@@ -116,6 +116,29 @@ int kernel_type_row(uint32_t type_id) {
         case TYPE_INT8: return KERNEL_INT8;
         case TYPE_Q4_0: return KERNEL_Q4_0;
         case TYPE_Q4_1: return KERNEL_Q4_1;
+        case TYPE_Q5_0: return KERNEL_Q5_0;
+        case TYPE_Q5_1: return KERNEL_Q5_1;
+        case TYPE_Q2_K: return KERNEL_Q2_K;
+        case TYPE_Q3_K: return KERNEL_Q3_K;
+        case TYPE_Q4_K: return KERNEL_Q4_K;
+        case TYPE_Q5_K: return KERNEL_Q5_K;
+        case TYPE_Q6_K: return KERNEL_Q6_K;
+        case TYPE_IQ4_NL: return KERNEL_IQ4_NL;
+        case TYPE_IQ4_XS: return KERNEL_IQ4_XS;
+        case TYPE_MXFP4: return KERNEL_MXFP4;
+        case TYPE_NF4:
+        case TYPE_NF4_DQ: return KERNEL_NF4;
         default: return -1;
     }
+}
+
+uint32_t kernel_row_type(uint32_t row) {
+    static const uint32_t types[KERNEL_TYPES] = {
+        [KERNEL_F32] = TYPE_F32, [KERNEL_F16] = TYPE_F16, [KERNEL_BF16] = TYPE_BF16, [KERNEL_Q8_0] = TYPE_Q8_0,
+        [KERNEL_INT8] = TYPE_INT8, [KERNEL_Q4_0] = TYPE_Q4_0, [KERNEL_Q4_1] = TYPE_Q4_1, [KERNEL_Q5_0] = TYPE_Q5_0,
+        [KERNEL_Q5_1] = TYPE_Q5_1, [KERNEL_Q2_K] = TYPE_Q2_K, [KERNEL_Q3_K] = TYPE_Q3_K, [KERNEL_Q4_K] = TYPE_Q4_K,
+        [KERNEL_Q5_K] = TYPE_Q5_K, [KERNEL_Q6_K] = TYPE_Q6_K, [KERNEL_IQ4_NL] = TYPE_IQ4_NL, [KERNEL_IQ4_XS] = TYPE_IQ4_XS,
+        [KERNEL_MXFP4] = TYPE_MXFP4, [KERNEL_NF4] = TYPE_NF4,
+    };
+    return types[row];
 }

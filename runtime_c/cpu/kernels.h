@@ -90,8 +90,13 @@ typedef struct type_kernels {
 } type_kernels;
 
 /* Rows of type_kernels: the panel16 types. */
-enum { KERNEL_F32, KERNEL_F16, KERNEL_BF16, KERNEL_Q8_0, KERNEL_INT8, KERNEL_Q4_0, KERNEL_Q4_1, KERNEL_TYPES };
-int kernel_type_row(uint32_t type_id);      /* -1 where a type has no row */
+enum {
+    KERNEL_F32, KERNEL_F16, KERNEL_BF16, KERNEL_Q8_0, KERNEL_INT8, KERNEL_Q4_0, KERNEL_Q4_1,
+    KERNEL_Q5_0, KERNEL_Q5_1, KERNEL_Q2_K, KERNEL_Q3_K, KERNEL_Q4_K, KERNEL_Q5_K, KERNEL_Q6_K, KERNEL_IQ4_NL, KERNEL_IQ4_XS, KERNEL_MXFP4,
+    KERNEL_NF4, KERNEL_TYPES
+};
+int kernel_type_row(uint32_t type_id);      /* that of the type in memory; -1 where a type has no row */
+uint32_t kernel_row_type(uint32_t row);     /* the type id of a row */
 
 /* ---- attention ---- */
 

@@ -75,9 +75,9 @@ static double bench_peak_run(void *context) {
 
 /* ---- matrices ---- */
 
-static const char *const bench_rows[KERNEL_TYPES] = {"f32", "f16", "bf16", "q8_0", "int8", "q4_0", "q4_1"};
-static const uint32_t bench_types[KERNEL_TYPES] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8_0, TYPE_INT8,
-                                                   TYPE_Q4_0, TYPE_Q4_1};
+static const char *const bench_rows[KERNEL_TYPES] = {
+    "f32", "f16", "bf16", "q8_0", "int8", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs",
+    "mxfp4", "nf4"};
 
 typedef struct bench_gemm {
     const type_kernels *kernels;
@@ -181,7 +181,7 @@ static void bench_matrix(const kernel_table *table, uint32_t row, uint8_t *memor
     float *x = calloc(TILE_TOKENS_MAX, columns * 4);
     if (!act || !x) exit(1);
     for (uint32_t i = 0; i < columns * TILE_TOKENS_MAX; i++) x[i] = (float)(i % 101) * 0.01f;
-    const size_t panel_bytes = (size_t)type_panel_bytes(type_by_id(bench_types[row]), group, columns);
+    const size_t panel_bytes = (size_t)type_panel_bytes(type_by_id(kernel_row_type(row)), group, columns);
     bench_gemm b = {.kernels = k, .weights = memory, .read = table->read,
                     .args = {.out = out, .ldo = 64, .panels = memory, .n_panels = 4, .act = act,
                              .n_super = BENCH_SUPERS,

@@ -249,6 +249,13 @@ static void check_types(void) {
         {TYPE_F32, 0, LAYOUT_ROWS, 1ull << 32, 1ull << 31, 0},
         {TYPE_F32, 0, LAYOUT_PANEL16, UINT64_MAX, 1, 0}, {TYPE_F32, 0, LAYOUT_PANEL16, 16, UINT64_MAX, 0},
         {TYPE_INT8, 4, LAYOUT_ROWS, 1, UINT64_MAX - 3, 0},
+        {TYPE_Q5_0, 0, LAYOUT_PANEL16, 17, 96, 2 * 2 * 704}, {TYPE_Q5_1, 0, LAYOUT_ROWS, 2, 96, 144},
+        {TYPE_Q4_K, 0, LAYOUT_ROWS, 3, 512, 864}, {TYPE_Q4_K, 0, LAYOUT_PANEL16, 3, 512, 4608},
+        {TYPE_Q6_K, 0, LAYOUT_PANEL16, 16, 256, 3392}, {TYPE_Q6_K, 0, LAYOUT_ROWS, 1, 128, 0},
+        {TYPE_MXFP4, 0, LAYOUT_PANEL16, 16, 160, 2176}, {TYPE_NF4, 0, LAYOUT_ROWS, 2, 128, 144},
+        {TYPE_NF4, 0, LAYOUT_ROWS, 2, 96, 0}, {TYPE_NF4_DQ, 0, LAYOUT_PANEL16, 2, 128, 0},
+        {TYPE_NF4_DQ, 0, LAYOUT_ROWS, 2, 128, 4 * 33 + 4 + 4}, {TYPE_NF4_DQ, 0, LAYOUT_ROWS, 257, 64, 257 * 33 + 4 + 8},
+        {TYPE_NF4_DQ, 0, LAYOUT_ROWS, UINT64_MAX / 64, 128, 0},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         n = 0;
@@ -257,8 +264,8 @@ static void check_types(void) {
         CHECK(ok == (cases[i].bytes != 0) && n == cases[i].bytes, "type case %zu: %llu", i,
               (unsigned long long)n);
     }
-    CHECK(!type_by_id(6) && !type_by_id(0x1001) && type_by_name("q4_1") == type_by_id(3) &&
-          !type_by_name("q5_0"), "type lookup");
+    CHECK(!type_by_id(5) && !type_by_id(0x1003) && type_by_name("q4_1") == type_by_id(3) &&
+          type_by_name("nf4-dq") == type_by_id(0x1002) && !type_by_name("iq2_s"), "type lookup");
 }
 
 static void check_json(void) {
@@ -768,8 +775,9 @@ static void check_v3_fields(void) {
     static const edit entry[] = {
         {"empty name", 0, 0, 8, FORMAT, "expected a name"},
         {"name renamed", 0, 'x', 1, FORMAT, "xoken_embd.weight"},
-        {"name padding", 63, 'x', 1, FORMAT, "padded"}, {"type NF4", 64, 0x1001, 4, UNSUPPORTED, "NF4"},
-        {"type q4_k", 64, 12, 4, UNSUPPORTED, "0xc"}, {"layout 2", 68, 2, 4, UNSUPPORTED, "layout"},
+        {"name padding", 63, 'x', 1, FORMAT, "padded"}, {"type 0x1003", 64, 0x1003, 4, UNSUPPORTED, "0x1003"},
+        {"type iq2_s", 64, 22, 4, UNSUPPORTED, "0x16"},
+        {"type q4_k", 64, 12, 4, FORMAT, "block of q4_k"}, {"layout 2", 68, 2, 4, UNSUPPORTED, "layout"},
         {"layout rows", 68, 0, 4, FORMAT, "bytes for its type"}, {"dims 0", 72, 0, 4, FORMAT, "dimensions"},
         {"dims 4", 72, 4, 4, FORMAT, "dimensions"}, {"dims 3", 72, 3, 4, FORMAT, "dimension 2 of 3"},
         {"zero", 76, 1, 4, FORMAT, "reserved"}, {"rows 0", 80, 0, 8, FORMAT, "dimension 0"},
@@ -991,7 +999,7 @@ static void check_gguf_tensors(void) {
         {"dims 5", 0, 5, 4, FORMAT, "dimensions, found 5"}, {"dim -1", 4, UINT64_MAX, 8, FORMAT, "2^63"},
         {"dim 0", 4, 0, 8, FORMAT, "expected offset 0"},
         {"dims wrap", 12, 1ull << 59, 8, FORMAT, "token_embd"},
-        {"columns 33", 4, 33, 8, FORMAT, "block of 32"}, {"Q4_K", 20, 12, 4, UNSUPPORTED, "Q4_K; convert"},
+        {"columns 33", 4, 33, 8, FORMAT, "block of 32"}, {"IQ4_XS", 20, 23, 4, FORMAT, "block of 256"},
         {"I32", 20, 26, 4, UNSUPPORTED, "I32"}, {"removed type", 20, 4, 4, UNSUPPORTED, "type 4"},
         {"type -1", 20, UINT32_MAX, 4, UNSUPPORTED, "type 4294967295"},
         {"type int8", 20, 0x1000, 4, UNSUPPORTED, "type 4096"},

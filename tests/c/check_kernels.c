@@ -4,6 +4,9 @@
  *     check_kernels [ISA]            prints "N passed, N failed"
  *     check_kernels --bench [ISA [PART]]     times every slot (bench_kernels.h) */
 #include "../../runtime_c/core/config.h"
+#include "../../runtime_c/core/blocks.h"
+#include "../../runtime_c/core/panel.h"
+#include "../../runtime_c/core/panel_words.h"
 #include "../../runtime_c/core/types.h"
 #include "../../runtime_c/cpu/outliers.h"
 #include "attention_checks.h"
@@ -11,9 +14,6 @@
 #include "kernel_checks.h"
 
 /* ---- weights ---- */
-
-static const uint32_t row_types[KERNEL_TYPES] = {TYPE_F32, TYPE_F16, TYPE_BF16, TYPE_Q8_0, TYPE_INT8,
-                                                 TYPE_Q4_0, TYPE_Q4_1};
 
 static size_t super_bytes(uint32_t type, uint32_t group) {
     switch (type) {
@@ -23,13 +23,40 @@ static size_t super_bytes(uint32_t type, uint32_t group) {
         case TYPE_Q8_0: return 1088;
         case TYPE_INT8: return SUPER_K / group * 64 + 1024;
         case TYPE_Q4_0: return 576;
-        default: return 640;
+        case TYPE_Q4_1: return 640;
+        default: return type_by_id(type)->super_bytes;
     }
+}
+
+/* Superblocks whose words are whole blocks: random blocks with f16 scales of at most `largest`, packed. */
+static void fill_words(uint8_t *super, const type_info *type, uint32_t style) {
+    static const struct { uint32_t type, at, n; } halves[] = {
+        {TYPE_Q5_0, 0, 1}, {TYPE_Q5_1, 0, 2}, {TYPE_Q2_K, 80, 2}, {TYPE_Q3_K, 108, 1}, {TYPE_Q4_K, 0, 2}, {TYPE_Q5_K, 0, 2},
+        {TYPE_Q6_K, 208, 1}, {TYPE_IQ4_NL, 0, 1}, {TYPE_IQ4_XS, 0, 1}};
+    uint8_t rows[PANEL_ROWS][SUPER_K_MAX];
+    const uint32_t n_blocks = type->super_columns / type->block_len;
+    const float largest = style == 2 ? 0.0f : style == 1 ? 10.0f : 0.01f;
+    for (uint32_t r = 0; r < PANEL_ROWS; r++)
+        for (uint32_t b = 0; b < n_blocks; b++) {
+            uint8_t *block = rows[r] + b * type->block_bytes;
+            for (uint32_t i = 0; i < type->block_bytes; i++) block[i] = style == 1 ? (rng() & 1 ? 0 : 255) : (uint8_t)rng();
+            for (size_t h = 0; h < ARRAY_LEN(halves); h++)
+                if (halves[h].type == type->id)
+                    for (uint32_t i = 0; i < halves[h].n; i++)
+                        put_u16(block + halves[h].at, i, f32_to_f16(rng_below(16) ? rng_float() * largest : 0.0f));
+            if (type->id == TYPE_MXFP4) block[0] = style == 2 ? 0 : (uint8_t)(100 + rng_below(40));
+            if (type->id == TYPE_NF4) put_float(block, 0, fabsf(rng_float()) * largest);
+        }
+    panel_words_pack(type, super, rows[0], SUPER_K_MAX, PANEL_ROWS, type->super_columns);
 }
 
 /* style 0: ordinary; 1: extreme quants; 2: zero. */
 static void fill_super(uint8_t *super, uint32_t type, uint32_t group, uint32_t style) {
     const size_t bytes = super_bytes(type, group);
+    if (panel_is_words(type_by_id(type))) {
+        fill_words(super, type_by_id(type), style);
+        return;
+    }
     const uint32_t n_values = type == TYPE_F32 ? 1024 : type == TYPE_F16 || type == TYPE_BF16 ? 1024 : 0;
     for (uint32_t i = 0; i < n_values; i++) {
         float x = style == 2 ? 0.0f : style == 1 ? (rng() & 1 ? 60000.0f : 1e-6f) * rng_float() : rng_value();
@@ -48,6 +75,24 @@ static void fill_super(uint8_t *super, uint32_t type, uint32_t group, uint32_t s
     for (size_t i = scale_bytes; i < bytes; i++) {
         if (style == 1) super[i] = rng() & 1 ? 0 : 255;
         else super[i] = (uint8_t)rng();
+    }
+}
+
+/* Row r of a superblock of words: as core/ decodes it, or with the codes that int8 kernels use. */
+static void weights_of_words(double *out, const uint8_t *super, const type_info *type, uint32_t r, bool exact) {
+    if (exact) {
+        float row[SUPER_K_MAX];
+        panel_row(type, 0, row, super, r, type->super_columns);
+        for (uint32_t k = 0; k < type->super_columns; k++) out[k] = row[k];
+        return;
+    }
+    uint8_t blocks[SUPER_K_MAX];
+    panel_words_take(type, blocks, super, r, type->super_columns);
+    for (uint32_t k = 0; k < type->super_columns; k++) {
+        block_parts parts;
+        const uint32_t at = k % type->block_len;
+        if (at == 0) blocks_split(type, &parts, blocks + k / type->block_len * type->block_bytes);
+        out[k] = (double)parts.codes[at] * parts.scales[at / 16] + parts.mins[at / 16];
     }
 }
 
@@ -133,13 +178,15 @@ static void check_pack(const kernel_table *table, const kernel_table *generic) {
 
 /* ---- matrices ---- */
 
-enum { PANELS_MAX = 5, SUPERS_MAX = 9 };
+enum { PANELS_MAX = 5, SUPERS_MAX = 12 };
 
 /* One problem: panels, x, and what each output is, computed one token and one panel at a time. */
 typedef struct problem {
     uint32_t type, group, n_super;
     size_t panel_bytes;
     guarded panels, wide;
+    double *weights;               /* (PANELS_MAX, 16, n_super * 64) */
+    double largest;                /* term of a weight, about */
     float x[TILE_TOKENS_MAX][SUPERS_MAX * SUPER_K];
     float alone[TILE_TOKENS_MAX][PANELS_MAX * PANEL_ROWS];
 } problem;
@@ -150,6 +197,10 @@ static guarded pack_rows(const kernel_table *table, act_kind kind, const problem
     outlier lists[TILE_TOKENS_MAX * OUTLIERS];      /* the products here are those of the tile alone */
     table->pack[kind](act.data, lists, p->x[first], SUPERS_MAX * SUPER_K, n, p->n_super * SUPER_K);
     return act;
+}
+
+static double weight_of(const problem *p, uint32_t panel, uint32_t r, uint32_t k) {
+    return p->weights[((size_t)panel * PANEL_ROWS + r) * p->n_super * SUPER_K + k];
 }
 
 /* Each output alone, checked against a sum in double. */
@@ -171,9 +222,7 @@ static void check_alone(const kernel_table *table, uint32_t row, problem *p) {
             for (uint32_t r = 0; r < PANEL_ROWS; r++) {
                 double sum = 0, size = 0;
                 for (uint32_t i = 0; i < p->n_super * SUPER_K; i++) {
-                    const double weight = weight_at(w + i / 64 * super_bytes(p->type, p->group), p->type,
-                                                    p->group, r, i % 64);
-                    const double product = weight * act_at(act.data, k->act, 1, 0, i);
+                    const double product = weight_of(p, panel, r, i) * act_at(act.data, k->act, 1, 0, i);
                     sum += product;
                     size += fabs(product);
                 }
@@ -300,14 +349,14 @@ static void check_outliers(const kernel_table *table, uint32_t row, const proble
                 double sum = 1, size = 1;
                 for (uint32_t i = 0; i < OUTLIERS; i++) {
                     const uint32_t k = lists[t][i].column;
-                    const uint8_t *super = p->panels.data + panel * p->panel_bytes +
-                                           k / SUPER_K * super_bytes(p->type, p->group);
-                    const double term = weight_at(super, p->type, p->group, r, k % SUPER_K) * lists[t][i].value;
+                    const double term = weight_of(p, panel, r, k) * lists[t][i].value;
                     sum += term;
                     size += fabs(term);
                 }
-                /* A Q4_1 weight is d * q + m, which may cancel: its own rounding is of the size of 15 d. */
-                const double bound = 8e-7 * size + (p->type == TYPE_Q4_1 ? 4e-3 : 0);
+                /* Where a weight is d * q + m it may cancel: its own rounding is of the size of d * q. */
+                const bool cancels = p->type == TYPE_Q4_1 || p->type == TYPE_Q5_1 || p->type == TYPE_Q2_K ||
+                                     p->type == TYPE_Q4_K || p->type == TYPE_Q5_K;
+                const double bound = 8e-7 * size + (cancels ? 30 * p->largest * 3e-7 : 0);
                 check(fabs(float_at(mine, r) - sum) <= bound, table->isa, "outliers (row, token, panel, r)", row, t, panel, r);
             }
         }
@@ -319,14 +368,30 @@ static void check_problem(const kernel_table *table, uint32_t row, uint32_t grou
                           uint32_t style) {
     static problem p;
     const type_kernels *k = &table->types[row];
-    p.type = row_types[row];
+    const type_info *type = type_by_id(kernel_row_type(row));
+    const uint32_t n_blocks = (uint32_t)div_up((uint64_t)n_super * SUPER_K, type->super_columns);
+    p.type = type->id;
     p.group = group;
     p.n_super = n_super;
-    p.panel_bytes = n_super * super_bytes(p.type, group);
+    p.panel_bytes = n_blocks * super_bytes(p.type, group);
     p.panels = guarded_new(PANELS_MAX * p.panel_bytes);
-    for (uint32_t i = 0; i < PANELS_MAX * n_super; i++)
+    for (uint32_t i = 0; i < PANELS_MAX * n_blocks; i++)
         fill_super(p.panels.data + i * super_bytes(p.type, group), p.type, group,
                    rng_below(8) == 0 ? 2 : style);
+    if (!(p.weights = calloc((size_t)PANELS_MAX * PANEL_ROWS * n_super * SUPER_K, sizeof *p.weights))) exit(1);
+    for (uint32_t i = 0; i < PANELS_MAX * PANEL_ROWS; i++)
+        for (uint32_t at = 0; at < n_super * SUPER_K; at++) {
+            const uint8_t *super = p.panels.data + i / PANEL_ROWS * p.panel_bytes +
+                                   at / type->super_columns * super_bytes(p.type, group);
+            static double words[SUPER_K_MAX];
+            const uint32_t within = at % type->super_columns;
+            if (panel_is_words(type) && within == 0)
+                weights_of_words(words, super, type, i % PANEL_ROWS, k->act == ACT_F32);
+            p.weights[(size_t)i * n_super * SUPER_K + at] = panel_is_words(type) ? words[within]
+                : weight_at(super, p.type, group, i % PANEL_ROWS, at % SUPER_K);
+        }
+    p.largest = style == 1 ? 10.0 * 63 * 31 : 0.01 * 63 * 31;
+    if (p.type == TYPE_Q4_1) p.largest = style == 1 ? 100.0 * 15 : 0.01 * 15;
     for (uint32_t t = 0; t < k->nr; t++)
         for (uint32_t i = 0; i < n_super * SUPER_K; i++)
             p.x[t][i] = i / 32 % 5 == 4 ? 0.0f : style == 1 ? (rng() & 1 ? 3.0f : -3.0f) : rng_value();
@@ -344,15 +409,19 @@ static void check_problem(const kernel_table *table, uint32_t row, uint32_t grou
             check_together(table, row, &p, n, n_panels, false);
             if (k->unpack) check_together(table, row, &p, n, n_panels, true);
         }
+    free(p.weights);
     guarded_free(&p.panels);
     if (k->unpack) guarded_free(&p.wide);
 }
 
 static void check_matrices(const kernel_table *table) {
     for (uint32_t row = 0; row < KERNEL_TYPES; row++) {
-        check(kernel_type_row(row_types[row]) == (int)row && table->types[row].nr <= TILE_TOKENS_MAX,
+        const uint32_t unit = type_by_id(kernel_row_type(row))->super_columns == 256 ? 4 : 1;
+        check(kernel_type_row(kernel_row_type(row)) == (int)row && table->types[row].nr <= TILE_TOKENS_MAX,
               table->isa, "row", row, 0, 0, 0);
         for (uint32_t n_super = 1; n_super <= SUPERS_MAX; n_super++) {
+            if (n_super % unit) continue;
+            if (row > KERNEL_Q4_1 && unit == 1 && n_super > 5 && n_super < SUPERS_MAX) continue;
             if (row != KERNEL_INT8) check_problem(table, row, 0, n_super, n_super % 3 == 2);
             else
                 for (uint32_t group = 4; group <= 64; group *= 2)

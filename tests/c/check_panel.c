@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "../../runtime_c/core/panel.h"
+#include "../../runtime_c/core/panel_words.h"
 #include "../../runtime_c/core/quant.h"
 
 static int n_passed, n_failed;
@@ -39,7 +40,17 @@ static void fill(const type_info *type, uint32_t group, uint8_t *data, uint64_t 
         for (uint64_t i = 1; i < size; i += 2) data[i] &= 0xbf;
     if (type->id == TYPE_INT8)
         for (uint64_t i = rows * columns + 3; i < size; i += 4) data[i] &= 0xbf;
-    if (type->block_len > 1)
+    const uint32_t heads = type->id == TYPE_Q5_0 || type->id == TYPE_IQ4_NL || type->id == TYPE_IQ4_XS ? 1
+        : type->id == TYPE_Q5_1 || type->id == TYPE_Q4_K || type->id == TYPE_Q5_K ? 2 : 0;
+    if (panel_is_words(type)) {
+        for (uint64_t i = 0; i < size; i += type->block_bytes) {
+            for (uint32_t f = 0; f < heads; f++) data[i + 2 * f + 1] &= 0xbf;
+            if (type->id == TYPE_Q2_K) data[i + 81] &= 0xbf, data[i + 83] &= 0xbf;
+            if (type->id == TYPE_Q3_K) data[i + 109] &= 0xbf;
+            if (type->id == TYPE_Q6_K) data[i + 209] &= 0xbf;
+            if (type->id == TYPE_NF4) data[i + 3] &= 0xbf;
+        }
+    } else if (type->block_len > 1)
         for (uint64_t i = 0; i < size; i += type->block_bytes)
             for (uint32_t f = 0; f < (type->id == TYPE_Q4_1 ? 2u : 1u); f++) data[i + 2 * f + 1] &= 0xbf;
     (void)group;
@@ -69,8 +80,54 @@ static uint8_t code(const matrix *m, uint64_t row, uint64_t k) {
     return (uint8_t)(q + 128);
 }
 
+/* Bits [at, at + n) of the block that holds column k; 0 past the end. */
+static uint32_t field(const matrix *m, uint64_t row, uint64_t k, uint32_t at, uint32_t n) {
+    if (row >= m->rows || k >= m->columns) return 0;
+    const uint8_t *block = m->data + (row * (m->columns / m->type->block_len) + k / m->type->block_len) * m->type->block_bytes;
+    uint32_t bits = 0;
+    for (uint32_t i = 0; i < n && (at + i) / 8 < m->type->block_bytes; i++) bits |= (block[(at + i) / 8] >> (at + i) % 8 & 1u) << i;
+    return bits;
+}
+/* The 4-bit code of column k of a block whose nibbles begin at byte head. */
+static uint32_t low_code(const matrix *m, uint64_t row, uint64_t k, uint32_t head) {
+    if (m->type->id == TYPE_NF4) return field(m, row, k, (head + (uint32_t)(k % 64) / 2) * 8 + (k % 2 ? 0 : 4), 4);
+    return field(m, row, k, (head + (uint32_t)(k % 16)) * 8 + (k % 32 < 16 ? 0 : 4), 4);
+}
+/* Word w of a row's superblock that begins at column k. */
+static uint32_t expected_word(const matrix *m, uint64_t row, uint64_t k, uint32_t w) {
+    const uint32_t id = m->type->id, halves = id == TYPE_Q5_1 ? 2 : id == TYPE_MXFP4 || id == TYPE_NF4 ? 0 : 1;
+    const bool high = id == TYPE_Q5_0 || id == TYPE_Q5_1;
+    uint32_t word = 0;
+    if (m->type->block_len == 256) return field(m, row, k, 32 * w, 32);
+    if (id == TYPE_NF4 && w == 0) return field(m, row, k, 0, 32);
+    if (id == TYPE_MXFP4 && w == 0) {
+        for (uint32_t b = 0; b < 4; b++) word |= field(m, row, k + 32 * b, 0, 8) << 8 * b;
+        return word;
+    }
+    if (w < halves) return field(m, row, k, 16 * w, 16) | field(m, row, k + 32, 16 * w, 16) << 16;
+    if (high && w < halves + 2) {
+        for (uint32_t j = 0; j < 8; j++)
+            for (uint32_t i = 0; i < 4; i++)
+                word |= field(m, row, k + 32 * (w - halves), 16 * halves + 4 * j + i, 1) << (8 * i + j);
+        return word;
+    }
+    const uint32_t n = w - (halves ? halves + (high ? 2 : 0) : 1), head = id == TYPE_MXFP4 ? 1 : id == TYPE_NF4 ? 4 : 2 * halves + (high ? 4 : 0);
+    const uint64_t at = k + 64 * (n / 8) + 4 * (n % 8);
+    for (uint32_t i = 0; i < 4; i++)
+        word |= low_code(m, row, at + i, head) << 8 * i | low_code(m, row, at + 32 + i, head) << (8 * i + 4);
+    return word;
+}
+
 static uint64_t expected_super(const matrix *m, uint8_t *out, uint64_t row, uint64_t k) {
     uint8_t *p = out;
+    if (panel_is_words(m->type)) {
+        for (uint32_t w = 0; w < m->type->super_bytes / 64; w++)
+            for (uint64_t r = row; r < row + 16; r++, p += 4) {
+                const uint32_t word = expected_word(m, r, k, w);
+                for (int b = 0; b < 4; b++) p[b] = (uint8_t)(word >> 8 * b);
+            }
+        return (uint64_t)(p - out);
+    }
     switch (m->type->id) {
     case TYPE_F32:
         for (uint64_t i = k; i < k + 64; i++)
@@ -125,7 +182,8 @@ static uint64_t expected_super(const matrix *m, uint8_t *out, uint64_t row, uint
 static void check_matrix(const type_info *type, uint32_t group, uint64_t rows, uint64_t columns) {
     uint64_t bytes, panel_bytes = type_panel_bytes(type, group, columns), super_bytes =
         type_super_bytes(type, group);
-    uint64_t packed_bytes, n_panels = div_up(rows, 16), n_super = div_up(columns, 64);
+    uint64_t packed_bytes, n_panels = div_up(rows, 16),
+        n_super = div_up(columns, type->super_columns);
     bool sized = type_bytes(&bytes, type, group, LAYOUT_ROWS, rows, columns) &&
                  type_bytes(&packed_bytes, type, group, LAYOUT_PANEL16, rows, columns);
     check(sized && packed_bytes == n_panels * panel_bytes, type->name, group, rows, columns, "sizes");
@@ -146,7 +204,7 @@ static void check_matrix(const type_info *type, uint32_t group, uint64_t rows, u
     bool same = true;
     for (uint64_t panel = 0; panel < n_panels; panel++)
         for (uint64_t s = 0; s < n_super; s++) {
-            uint64_t n = expected_super(&m, super, panel * 16, s * 64);
+            uint64_t n = expected_super(&m, super, panel * 16, s * type->super_columns);
             same &= n == super_bytes && memcmp(super, packed + panel * panel_bytes + s * super_bytes, n) == 0;
         }
     check(same, type->name, group, rows, columns, "bytes are those of the format");
@@ -180,7 +238,8 @@ static void check_matrix(const type_info *type, uint32_t group, uint64_t rows, u
     free(row_found);
 }
 
-/* CRC-32C of fill()'s 18 x 96 matrix, packed; no line may ever change. */
+/* CRC-32C of fill()'s 18 rows of 96 columns (256 of the K types and IQ4_XS, 192 of MXFP4, 128 of NF4), packed; no line may ever
+ * change. */
 static const struct golden {
     const char *type;
     uint32_t group, crc;
@@ -190,24 +249,28 @@ static const struct golden {
     { "q4_0", 0, 0x870a1fd7u }, { "q4_1", 0, 0x1fe43c01u }, { "int8", 4, 0x35d14d7fu },
         { "int8", 8, 0xa4d56885u },
     { "int8", 16, 0x9971a3bau }, { "int8", 32, 0xbdfc3a67u },
+    { "q5_0", 0, 0x001141f5u }, { "q5_1", 0, 0xca91093du }, { "q2_k", 0, 0x4975b8a5u }, { "q3_k", 0, 0x82642c43u },
+    { "q4_k", 0, 0x00fad093u }, { "q5_k", 0, 0x5b6c496au }, { "q6_k", 0, 0xcfc07844u }, { "iq4_nl", 0, 0x6922f1a0u },
+    { "iq4_xs", 0, 0xb77ad6f0u }, { "mxfp4", 0, 0x4e099456u }, { "nf4", 0, 0x8529f2f3u },
 };
 
 static void check_goldens(void) {
     static uint8_t data[18 * 96 * 4], packed[2 * 2 * 4096];
     for (size_t i = 0; i < ARRAY_LEN(GOLDENS); i++) {
         const type_info *type = type_by_name(GOLDENS[i].type);
+        const uint64_t columns = type->block_len == 256 ? 256 : type->block_len == 64 ? 128 : type->super_columns == 128 ? 192 : 96;
         uint64_t bytes, packed_bytes;
-        if (!type || !type_bytes(&bytes, type, GOLDENS[i].group, LAYOUT_ROWS, 18, 96) ||
-            !type_bytes(&packed_bytes, type, GOLDENS[i].group, LAYOUT_PANEL16, 18, 96)) {
-            check(false, GOLDENS[i].type, GOLDENS[i].group, 18, 96, "golden has a size");
+        if (!type_bytes(&bytes, type, GOLDENS[i].group, LAYOUT_ROWS, 18, columns) ||
+            !type_bytes(&packed_bytes, type, GOLDENS[i].group, LAYOUT_PANEL16, 18, columns)) {
+            check(false, GOLDENS[i].type, GOLDENS[i].group, 18, columns, "golden has a size");
             continue;
         }
-        fill(type, GOLDENS[i].group, data, 18, 96, bytes);
-        panel_pack(type, GOLDENS[i].group, packed, data, 18, 96, 0, 2);
+        fill(type, GOLDENS[i].group, data, 18, columns, bytes);
+        panel_pack(type, GOLDENS[i].group, packed, data, 18, columns, 0, 2);
         uint32_t crc = crc32c(0, packed, packed_bytes);
         char what[64];
         snprintf(what, sizeof what, "golden 0x%08x, found 0x%08x", GOLDENS[i].crc, crc);
-        check(crc == GOLDENS[i].crc, GOLDENS[i].type, GOLDENS[i].group, 18, 96, what);
+        check(crc == GOLDENS[i].crc, GOLDENS[i].type, GOLDENS[i].group, 18, columns, what);
     }
 }
 
@@ -273,11 +336,18 @@ int main(int argc, char **argv) {
     static const uint64_t FLOAT_COLUMNS[] = { 1, 2, 5, 63, 64, 65, 127, 130 }, BLOCK_COLUMNS[] =
         { 32, 64, 96, 160, 192 };
     static const char *const FLOATS[] = { "f32", "f16", "bf16" }, *const BLOCKS[] =
-        { "q8_0", "q4_0", "q4_1" };
+        { "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "mxfp4" },
+            *const LONG[] = { "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs" };
     for (size_t r = 0; r < ARRAY_LEN(ROWS); r++) {
-        for (size_t t = 0; t < 3; t++) {
+        for (size_t t = 0; t < 3; t++)
             for (size_t c = 0; c < ARRAY_LEN(FLOAT_COLUMNS); c++)
                 check_matrix(type_by_name(FLOATS[t]), 0, ROWS[r], FLOAT_COLUMNS[c]);
+        for (size_t t = 0; t < ARRAY_LEN(LONG); t++)
+            for (uint64_t columns = 256; columns <= 768; columns += 256)
+                check_matrix(type_by_name(LONG[t]), 0, ROWS[r], columns);
+        for (uint64_t columns = 64; columns <= 192; columns += 64)
+            check_matrix(type_by_name("nf4"), 0, ROWS[r], columns);
+        for (size_t t = 0; t < ARRAY_LEN(BLOCKS); t++) {
             for (size_t c = 0; c < ARRAY_LEN(BLOCK_COLUMNS); c++)
                 check_matrix(type_by_name(BLOCKS[t]), 0, ROWS[r], BLOCK_COLUMNS[c]);
         }

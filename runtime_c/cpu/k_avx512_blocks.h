@@ -1,0 +1,60 @@
+/* k_avx512_blocks.h: k_blocks.h's vectors for AVX-512, for two files: before the #include they define BLOCKS_TARGET, BLOCKS_NR,
+ * BLOCKS_WIDE_FROM and BLOCKS_VNNI. */
+#include "k_avx512.h"
+
+#define BLOCKS_PANELS 2
+#define AK42_PREFETCH(address) _mm_prefetch((const char *)(address), _MM_HINT_T0)
+#define W_FN static AK42_INLINE BLOCKS_TARGET
+
+typedef __m512i words;
+typedef __m512 floats;
+
+W_FN words w_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+W_FN void w_store(uint8_t *p, words w) { _mm512_storeu_si512(p, w); }
+W_FN words w_set1(uint32_t x) { return _mm512_set1_epi32((int)x); }
+W_FN words w_and(words a, words b) { return _mm512_and_si512(a, b); }
+W_FN words w_or(words a, words b) { return _mm512_or_si512(a, b); }
+W_FN words w_xor(words a, words b) { return _mm512_xor_si512(a, b); }
+W_FN words w_add(words a, words b) { return _mm512_add_epi32(a, b); }
+W_FN words w_sub(words a, words b) { return _mm512_sub_epi32(a, b); }
+#define w_shr(w, n) _mm512_srli_epi32(w, (unsigned)(n))
+#define w_shl(w, n) _mm512_slli_epi32(w, (unsigned)(n))
+#define w_sar(w, n) _mm512_srai_epi32(w, (unsigned)(n))
+W_FN words w_shr_by(words w, int n) { return __builtin_constant_p(n) ? w_shr(w, n) : _mm512_srl_epi32(w, _mm_cvtsi32_si128(n)); }
+W_FN words w_lookup(words w, const uint8_t table[16]) {
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)table)), w);
+}
+W_FN void w_keep(words *w) { AK42_KEEP(*w); }
+W_FN words w_cast(floats x) { return _mm512_castps_si512(x); }
+W_FN floats f_cast(words w) { return _mm512_castsi512_ps(w); }
+W_FN floats f_of_int(words w) { return _mm512_cvtepi32_ps(w); }
+W_FN floats f_half(words w, int second) { return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(second ? w_shr(w, 16) : w)); }
+W_FN floats f_set1(float x) { return _mm512_set1_ps(x); }
+W_FN floats f_load(const uint8_t *p) { return _mm512_loadu_ps(p); }
+W_FN void f_store(uint8_t *p, floats x) { _mm512_storeu_ps(p, x); }
+W_FN floats f_add(floats a, floats b) { return _mm512_add_ps(a, b); }
+W_FN floats f_mul(floats a, floats b) { return _mm512_mul_ps(a, b); }
+W_FN floats f_fma(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
+W_FN floats f_neg(floats x) { return _mm512_sub_ps(_mm512_set1_ps(-0.0f), x); }
+
+#if BLOCKS_VNNI
+W_FN words w_dot(words sum, words w, words a, bool large) {
+    (void)large;
+    return _mm512_dpbusd_epi32(sum, w, a);
+}
+#else
+W_FN words w_dot(words sum, words w, words a, bool large) {
+    if (!large) return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(w, a), _mm512_set1_epi16(1)));
+    const words even = _mm512_madd_epi16(_mm512_and_si512(w, _mm512_set1_epi16(0xff)), _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8));
+    const words odd = _mm512_madd_epi16(_mm512_srli_epi16(w, 8), _mm512_srai_epi16(a, 8));
+    return _mm512_add_epi32(_mm512_add_epi32(sum, even), odd);
+}
+#endif
+/* The sum of 16 i8. */
+W_FN int32_t w_sum16(const uint8_t *q) {
+    const __m128i pairs = _mm_maddubs_epi16(_mm_set1_epi8(1), _mm_loadu_si128((const __m128i *)(const void *)q));
+    const __m128i fours = _mm_madd_epi16(pairs, _mm_set1_epi16(1)), eights = _mm_add_epi32(fours, _mm_srli_si128(fours, 8));
+    return _mm_cvtsi128_si32(_mm_add_epi32(eights, _mm_srli_si128(eights, 4)));
+}
+
+#include "k_blocks.h"

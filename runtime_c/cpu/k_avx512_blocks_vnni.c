@@ -1,0 +1,17 @@
+/* k_avx512_blocks_vnni.c: matrix products on the types of core/blocks.h for x86-64 with AVX-512 VNNI: k_blocks.h's body on its dot
+ * instruction. */
+#if defined(__x86_64__)
+
+#include "k_avx512.h"
+
+#define BLOCKS_TARGET AK42_TARGET(AVX512_TARGET ",avx512vnni")
+#define BLOCKS_NR 8
+#define BLOCKS_WIDE_FROM 24
+#define BLOCKS_VNNI 1
+#include "k_avx512_blocks.h"
+
+void avx512_vnni_fill_blocks(kernel_table *table) { blocks_fill(table); }
+
+#else
+typedef int k_avx512_blocks_vnni_is_empty;
+#endif
