@@ -25,10 +25,7 @@ W_BOTH(w_sub, _mm256_sub_epi32)
 W_FN words w_shr(words w, int n) { return (words){_mm256_srli_epi32(w.low, n), _mm256_srli_epi32(w.high, n)}; }
 W_FN words w_shl(words w, int n) { return (words){_mm256_slli_epi32(w.low, n), _mm256_slli_epi32(w.high, n)}; }
 W_FN words w_sar(words w, int n) { return (words){_mm256_srai_epi32(w.low, n), _mm256_srai_epi32(w.high, n)}; }
-W_FN words w_shr_by(words w, int n) {
-    const __m128i count = _mm_cvtsi32_si128(n);
-    return (words){_mm256_srl_epi32(w.low, count), _mm256_srl_epi32(w.high, count)};
-}
+#define w_shr_by(w, n) w_shr(w, n)                     /* by a number that need not be constant */
 W_FN words w_lookup(words w, const uint8_t table[16]) {
     const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table));
     return (words){_mm256_shuffle_epi8(both, w.low), _mm256_shuffle_epi8(both, w.high)};

@@ -20,7 +20,7 @@ W_FN words w_sub(words a, words b) { return _mm512_sub_epi32(a, b); }
 #define w_shr(w, n) _mm512_srli_epi32(w, (unsigned)(n))
 #define w_shl(w, n) _mm512_slli_epi32(w, (unsigned)(n))
 #define w_sar(w, n) _mm512_srai_epi32(w, (unsigned)(n))
-W_FN words w_shr_by(words w, int n) { return __builtin_constant_p(n) ? w_shr(w, n) : _mm512_srl_epi32(w, _mm_cvtsi32_si128(n)); }
+#define w_shr_by(w, n) w_shr(w, n)                     /* by a number that need not be constant */
 W_FN words w_lookup(words w, const uint8_t table[16]) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)table)), w);
 }

@@ -32,170 +32,144 @@ BLOCKS_FN size_t form_codes_at(blocks_form form) { return (size_t)form_groups(fo
 BLOCKS_FN size_t form_bytes(blocks_form form) { return form_codes_at(form) + 1024; }
 enum { FORM_BYTES_MAX = 512 + 1024 };
 
-BLOCKS_FN void put_scale(uint8_t *unit, int group, floats scale) { f_store(unit + group * 64, scale); }
-BLOCKS_FN void put_min(uint8_t *unit, blocks_form form, int group, floats min) {
-    f_store(unit + (form_groups(form) + group) * 64, min);
-}
-/* k-group j (4 columns) of block b (32 columns) of a unit. */
-BLOCKS_FN void put_codes(uint8_t *unit, blocks_form form, int b, int j, words codes) {
-    w_store(unit + form_codes_at(form) + (b * 8 + j) * 64, codes);
-}
-
 BLOCKS_FN words word_at(const uint8_t *super, int w) { return w_load(super + w * 64); }
 BLOCKS_FN words bytes_of(uint32_t byte) { return w_set1(byte * 0x01010101u); }
 BLOCKS_FN words nibbles(words w, int second) { return w_and(second ? w_shr(w, 4) : w, bytes_of(15)); }
 /* Byte i of each row's word, as a number. */
 BLOCKS_FN words byte_number(words w, int i) { return w_and(w_shr(w, 8 * i), w_set1(255)); }
 
-/* ---- one unit of each type; super is its superblock, u the unit in it ---- */
+/* ---- each type: scale and min of group g of a unit, codes of k-group j (4 columns) of block b (32 columns) of it; super is the unit's
+ *      superblock, u its place there ---- */
 
-typedef void spread_fn(uint8_t *unit, const uint8_t *super, int u);
+typedef floats scale_fn(const uint8_t *super, int u, int g);
+typedef words codes_fn(const uint8_t *super, int u, int b, int j);
+
+#define TYPE_SCALE(name) BLOCKS_FN floats scale_##name(const uint8_t *super, int u, int g)
+#define TYPE_MIN(name) BLOCKS_FN floats min_##name(const uint8_t *super, int u, int g)
+#define TYPE_CODES(name) BLOCKS_FN words codes_##name(const uint8_t *super, int u, int b, int j)
+
+BLOCKS_FN floats no_min(const uint8_t *super, int u, int g) { return (void)super, (void)u, (void)g, f_set1(0.0f); }
 
 /* Bit j of each byte of high becomes the fifth bit of a code. */
 BLOCKS_FN words fifth_bit(words high, int j) {
     return w_and(j < 4 ? w_shl(high, 4 - j) : j > 4 ? w_shr(high, j - 4) : high, bytes_of(16));
 }
-
-BLOCKS_FN void spread_q5(uint8_t *unit, const uint8_t *super, bool mins) {
-    const blocks_form form = mins ? FORM_32_MIN : FORM_32;
-    const int at = mins ? 2 : 1;
-    AK42_UNROLL for (int b = 0; b < 2; b++) {
-        put_scale(unit, b, f_half(word_at(super, 0), b));
-        if (mins) put_min(unit, form, b, f_half(word_at(super, 1), b));
-        const words high = word_at(super, at + b);
-        AK42_UNROLL for (int j = 0; j < 8; j++) {
-            const words code = w_or(nibbles(word_at(super, at + 2 + j), b), fifth_bit(high, j));
-            put_codes(unit, form, b, j, mins ? code : w_add(code, bytes_of(127 - 16)));
-        }
-    }
+BLOCKS_FN floats half_at(const uint8_t *super, int w, int second) {
+    return second ? f_half(word_at(super, w), 1) : f_half(word_at(super, w), 0);
 }
-BLOCKS_FN void spread_q5_0(uint8_t *unit, const uint8_t *super, int u) { (void)u; spread_q5(unit, super, false); }
-BLOCKS_FN void spread_q5_1(uint8_t *unit, const uint8_t *super, int u) { (void)u; spread_q5(unit, super, true); }
 
-/* Eight words of nibbles of two blocks, looked up. */
-BLOCKS_FN void spread_values(uint8_t *unit, const uint8_t *super, int at, const uint8_t table[16]) {
-    AK42_UNROLL for (int j = 0; j < 8; j++)
-        AK42_UNROLL for (int b = 0; b < 2; b++)
-            put_codes(unit, FORM_32, b, j, w_lookup(nibbles(word_at(super, at + j), b), table));
+TYPE_SCALE(q5_0) { return (void)u, half_at(super, 0, g); }
+TYPE_CODES(q5_0) {
+    (void)u;
+    return w_add(w_or(nibbles(word_at(super, 3 + j), b), fifth_bit(word_at(super, 1 + b), j)), bytes_of(127 - 16));
 }
+TYPE_SCALE(q5_1) { return (void)u, half_at(super, 0, g); }
+TYPE_MIN(q5_1) { return (void)u, half_at(super, 1, g); }
+TYPE_CODES(q5_1) { return (void)u, w_or(nibbles(word_at(super, 4 + j), b), fifth_bit(word_at(super, 2 + b), j)); }
+
 static const uint8_t iq4_table[16] = {0, 23, 44, 62, 78, 92, 105, 117, 128, 140, 152, 165, 180, 196, 216, 240};
 static const uint8_t mxfp4_table[16] = {127, 128, 129, 130, 131, 133, 135, 139, 127, 126, 125, 124, 123, 121, 119, 115};
 static const uint8_t nf4_table[16] = {15, 49, 68, 83, 95, 106, 117, 127, 136, 145, 155, 165, 176, 190, 208, 239};
 
-BLOCKS_FN void spread_iq4_nl(uint8_t *unit, const uint8_t *super, int u) {
-    (void)u;
-    AK42_UNROLL for (int b = 0; b < 2; b++) put_scale(unit, b, f_half(word_at(super, 0), b));
-    spread_values(unit, super, 1, iq4_table);
-}
+TYPE_SCALE(iq4_nl) { return (void)u, half_at(super, 0, g); }
+TYPE_CODES(iq4_nl) { return (void)u, w_lookup(nibbles(word_at(super, 1 + j), b), iq4_table); }
+
 /* 2^(e - 128) as a product of two normal powers, exact down to the smallest. */
 BLOCKS_FN floats e8m0_half(words e) {
     const words first = w_shr(e, 1), second = w_sub(e, first);
     return f_mul(f_cast(w_shl(w_add(first, w_set1(63)), 23)), f_cast(w_shl(w_add(second, w_set1(63)), 23)));
 }
-BLOCKS_FN void spread_mxfp4(uint8_t *unit, const uint8_t *super, int u) {
-    AK42_UNROLL for (int b = 0; b < 2; b++)
-        put_scale(unit, b, e8m0_half(w_and(w_shr_by(word_at(super, 0), 16 * u + 8 * b), w_set1(255))));
-    spread_values(unit, super, 1 + 8 * u, mxfp4_table);
-}
-BLOCKS_FN floats nf4_scale(const uint8_t *super) {
+TYPE_SCALE(mxfp4) { return e8m0_half(w_and(w_shr_by(word_at(super, 0), 16 * u + 8 * g), w_set1(255))); }
+TYPE_CODES(mxfp4) { return w_lookup(nibbles(word_at(super, 1 + 8 * u + j), b), mxfp4_table); }
+
+TYPE_SCALE(nf4) {
+    (void)u, (void)g;
     const floats scale = f_mul(f_cast(word_at(super, 0)), f_set1(NF4_UNIT));
     return f_cast(w_and(w_cast(scale), w_set1(0xfffffffcu)));
 }
-BLOCKS_FN void spread_nf4(uint8_t *unit, const uint8_t *super, int u) {
-    (void)u;
-    const floats scale = nf4_scale(super);
-    put_scale(unit, 0, scale);
-    put_scale(unit, 1, scale);
-    spread_values(unit, super, 1, nf4_table);
-}
+TYPE_CODES(nf4) { return (void)u, w_lookup(nibbles(word_at(super, 1 + j), b), nf4_table); }
 
-/* 6 bits of scale of sub-block b of IQ4_XS, less 32. */
-BLOCKS_FN floats iq4_xs_scale(const uint8_t *super, int b) {
+/* 6 bits of scale, less 32. */
+TYPE_SCALE(iq4_xs) {
+    const int b = 2 * u + g;
     const words low = w_and(w_shr_by(word_at(super, 1), 4 * b), w_set1(15));
     const words high = w_and(w_shr_by(word_at(super, 0), 16 + 2 * b), w_set1(3));
-    const floats scale = f_of_int(w_sub(w_or(low, w_shl(high, 4)), w_set1(32)));
-    return f_mul(f_half(word_at(super, 0), 0), scale);
+    return f_mul(half_at(super, 0, 0), f_of_int(w_sub(w_or(low, w_shl(high, 4)), w_set1(32))));
 }
-BLOCKS_FN void spread_iq4_xs(uint8_t *unit, const uint8_t *super, int u) {
-    AK42_UNROLL for (int b = 0; b < 2; b++) {
-        put_scale(unit, b, iq4_xs_scale(super, 2 * u + b));
-        AK42_UNROLL for (int j = 0; j < 8; j++)
-            put_codes(unit, FORM_32, b, j, w_lookup(nibbles(word_at(super, 2 + 4 * (2 * u + b) + j % 4), j / 4), iq4_table));
-    }
+TYPE_CODES(iq4_xs) { return w_lookup(nibbles(word_at(super, 2 + 4 * (2 * u + b) + j % 4), j / 4), iq4_table); }
+
+/* Four scales, bytes of a word, of sub-blocks 0..3 or 4..7 of Q4_K and Q5_K; and four mins. */
+BLOCKS_FN words scale_words(const uint8_t *super, int second) {
+    if (!second) return w_and(word_at(super, 1), bytes_of(63));
+    return w_or(w_and(word_at(super, 3), bytes_of(15)), w_and(w_shr(word_at(super, 1), 2), bytes_of(0x30)));
+}
+BLOCKS_FN words min_words(const uint8_t *super, int second) {
+    if (!second) return w_and(word_at(super, 2), bytes_of(63));
+    return w_or(w_and(w_shr(word_at(super, 3), 4), bytes_of(15)), w_and(w_shr(word_at(super, 2), 2), bytes_of(0x30)));
+}
+TYPE_SCALE(q4_k) {
+    const words number = w_and(w_shr_by(scale_words(super, u / 2), 16 * (u % 2) + 8 * g), w_set1(255));
+    return f_mul(half_at(super, 0, 0), f_of_int(number));
+}
+TYPE_MIN(q4_k) {
+    const words number = w_and(w_shr_by(min_words(super, u / 2), 16 * (u % 2) + 8 * g), w_set1(255));
+    return f_mul(f_neg(half_at(super, 0, 1)), f_of_int(number));
+}
+TYPE_CODES(q4_k) { return nibbles(word_at(super, 4 + 8 * u + j), b); }
+TYPE_SCALE(q5_k) { return scale_q4_k(super, u, g); }
+TYPE_MIN(q5_k) { return min_q4_k(super, u, g); }
+TYPE_CODES(q5_k) {
+    const words high = w_shl(w_and(w_shr_by(word_at(super, 4 + j), 2 * u + b), bytes_of(1)), 4);
+    return w_or(nibbles(word_at(super, 12 + 8 * u + j), b), high);
 }
 
-/* Four scales and four mins, bytes of a word, of sub-blocks 0..3 or 4..7 of Q4_K and Q5_K. */
-BLOCKS_FN void scale_words(words *scales, words *mins, const uint8_t *super, int second) {
-    const words a = word_at(super, 1), b = word_at(super, 2), c = word_at(super, 3);
-    if (second) {
-        *scales = w_or(w_and(c, bytes_of(15)), w_and(w_shr(a, 2), bytes_of(0x30)));
-        *mins = w_or(w_and(w_shr(c, 4), bytes_of(15)), w_and(w_shr(b, 2), bytes_of(0x30)));
-    } else {
-        *scales = w_and(a, bytes_of(63));
-        *mins = w_and(b, bytes_of(63));
-    }
+TYPE_SCALE(q6_k) {
+    const words number = w_sub(w_xor(byte_number(word_at(super, 48 + u), g), w_set1(128)), w_set1(128));
+    return f_mul(half_at(super, 52, 0), f_of_int(number));
 }
-BLOCKS_FN void spread_q45_k(uint8_t *unit, const uint8_t *super, int u, bool five) {
-    const floats d = f_half(word_at(super, 0), 0), m = f_neg(f_half(word_at(super, 0), 1));
-    const int at = five ? 12 : 4;
-    words scales, mins;
-    scale_words(&scales, &mins, super, u / 2);
-    scales = w_shr_by(scales, 16 * (u % 2));
-    mins = w_shr_by(mins, 16 * (u % 2));
-    AK42_UNROLL for (int b = 0; b < 2; b++) {
-        put_scale(unit, b, f_mul(d, f_of_int(byte_number(scales, b))));
-        put_min(unit, FORM_32_MIN, b, f_mul(m, f_of_int(byte_number(mins, b))));
-        AK42_UNROLL for (int j = 0; j < 8; j++) {
-            words code = nibbles(word_at(super, at + 8 * u + j), b);
-            if (five) code = w_or(code, w_shl(w_and(w_shr_by(word_at(super, 4 + j), 2 * u + b), bytes_of(1)), 4));
-            put_codes(unit, FORM_32_MIN, b, j, code);
-        }
-    }
-}
-BLOCKS_FN void spread_q4_k(uint8_t *unit, const uint8_t *super, int u) { spread_q45_k(unit, super, u, false); }
-BLOCKS_FN void spread_q5_k(uint8_t *unit, const uint8_t *super, int u) { spread_q45_k(unit, super, u, true); }
-
-BLOCKS_FN void spread_q6_k(uint8_t *unit, const uint8_t *super, int u) {
-    const floats d = f_half(word_at(super, 52), 0);
-    const words scales = word_at(super, 48 + u);
-    const int half = u / 2;
-    AK42_UNROLL for (int g = 0; g < 4; g++) put_scale(unit, g, f_mul(d, f_of_int(w_sar(w_shl(scales, 24 - 8 * g), 24))));
-    AK42_UNROLL for (int b = 0; b < 2; b++)
-        AK42_UNROLL for (int j = 0; j < 8; j++) {
-            const words low = w_and(w_shr_by(word_at(super, 16 * half + 8 * b + j), 4 * (u % 2)), bytes_of(15));
-            const words high = w_and(w_shr_by(word_at(super, 32 + 8 * half + j), 4 * (u % 2) + 2 * b), bytes_of(3));
-            put_codes(unit, FORM_16, b, j, w_or(low, w_shl(high, 4)));
-        }
+TYPE_CODES(q6_k) {
+    const words low = w_and(w_shr_by(word_at(super, 16 * (u / 2) + 8 * b + j), 4 * (u % 2)), bytes_of(15));
+    const words high = w_and(w_shr_by(word_at(super, 32 + 8 * (u / 2) + j), 4 * (u % 2) + 2 * b), bytes_of(3));
+    return w_or(low, w_shl(high, 4));
 }
 
-/* Four scales of a unit of Q3_K, bytes of a word, still 32 too large. */
-BLOCKS_FN words q3_k_scales(const uint8_t *super, int u) {
-    const words low = w_and(w_shr_by(word_at(super, 24 + u % 2), 4 * (u / 2)), bytes_of(15));
-    return w_or(low, w_shl(w_and(w_shr_by(word_at(super, 26), 2 * u), bytes_of(3)), 4));
+TYPE_SCALE(q3_k) {
+    const words low = w_and(w_shr_by(word_at(super, 24 + u % 2), 4 * (u / 2) + 8 * g), w_set1(15));
+    const words high = w_and(w_shr_by(word_at(super, 26), 2 * u + 8 * g), w_set1(3));
+    return f_mul(half_at(super, 27, 0), f_of_int(w_sub(w_or(low, w_shl(high, 4)), w_set1(32))));
 }
-BLOCKS_FN void spread_q3_k(uint8_t *unit, const uint8_t *super, int u) {
-    const floats d = f_half(word_at(super, 27), 0);
-    const words scales = q3_k_scales(super, u);
-    AK42_UNROLL for (int g = 0; g < 4; g++)
-        put_scale(unit, g, f_mul(d, f_of_int(w_sub(byte_number(scales, g), w_set1(32)))));
-    AK42_UNROLL for (int b = 0; b < 2; b++)
-        AK42_UNROLL for (int j = 0; j < 8; j++) {
-            const words low = w_and(w_shr_by(word_at(super, 8 + u / 2 * 8 + j), 4 * (u % 2) + 2 * b), bytes_of(3));
-            const words high = w_and(w_shr_by(word_at(super, j), 2 * u + b), bytes_of(1));
-            put_codes(unit, FORM_16, b, j, w_add(w_or(low, w_shl(high, 2)), bytes_of(32 - 4)));
-        }
+TYPE_CODES(q3_k) {
+    const words low = w_and(w_shr_by(word_at(super, 8 + u / 2 * 8 + j), 4 * (u % 2) + 2 * b), bytes_of(3));
+    const words high = w_and(w_shr_by(word_at(super, j), 2 * u + b), bytes_of(1));
+    return w_add(w_or(low, w_shl(high, 2)), bytes_of(32 - 4));
 }
-BLOCKS_FN void spread_q2_k(uint8_t *unit, const uint8_t *super, int u) {
-    const floats d = f_half(word_at(super, 20), 0), m = f_neg(f_half(word_at(super, 20), 1));
-    const words both = word_at(super, u);
-    AK42_UNROLL for (int g = 0; g < 4; g++) {
-        put_scale(unit, g, f_mul(d, f_of_int(w_and(w_shr(both, 8 * g), w_set1(15)))));
-        put_min(unit, FORM_16_MIN, g, f_mul(m, f_of_int(w_and(w_shr(both, 8 * g + 4), w_set1(15)))));
+
+TYPE_SCALE(q2_k) {
+    return f_mul(half_at(super, 20, 0), f_of_int(w_and(w_shr(word_at(super, u), 8 * g), w_set1(15))));
+}
+TYPE_MIN(q2_k) {
+    return f_mul(f_neg(half_at(super, 20, 1)), f_of_int(w_and(w_shr(word_at(super, u), 8 * g + 4), w_set1(15))));
+}
+TYPE_CODES(q2_k) { return w_and(w_shr_by(word_at(super, 4 + u / 2 * 8 + j), 4 * (u % 2) + 2 * b), bytes_of(3)); }
+
+/* A type, all constants where it is used. */
+typedef struct blocks_kind {
+    blocks_form form;
+    int units;                     /* of a superblock */
+    uint32_t super_bytes;
+    scale_fn *scale, *min;
+    codes_fn *codes;
+} blocks_kind;
+
+BLOCKS_FN void spread(uint8_t *restrict unit, const uint8_t *restrict super, int u, blocks_kind kind) {
+    const int groups = form_groups(kind.form);
+    AK42_UNROLL for (int g = 0; g < groups; g++) {
+        f_store(unit + g * 64, kind.scale(super, u, g));
+        if (form_has_mins(kind.form)) f_store(unit + (groups + g) * 64, kind.min(super, u, g));
     }
     AK42_UNROLL for (int b = 0; b < 2; b++)
         AK42_UNROLL for (int j = 0; j < 8; j++)
-            put_codes(unit, FORM_16_MIN, b, j,
-                      w_and(w_shr_by(word_at(super, 4 + u / 2 * 8 + j), 4 * (u % 2) + 2 * b), bytes_of(3)));
+            w_store(unit + form_codes_at(kind.form) + (b * 8 + j) * 64, kind.codes(super, u, b, j));
 }
 
 /* ---- multiplying units ---- */
@@ -334,28 +308,20 @@ BLOCKS_FN void multiply_tile(floats *total, const blocks_start *start, uint32_t 
 
 /* ---- whole products ---- */
 
-typedef struct blocks_kind {
-    blocks_form form;
-    uint32_t units;                /* of a superblock */
-    uint32_t super_bytes;
-} blocks_kind;
-
-BLOCKS_FN void spread_units(uint8_t *wide, const uint8_t *panel, uint32_t first, uint32_t n, blocks_kind kind, spread_fn *spread) {
-    if (kind.units == 4) {         /* which of a superblock's units it is must become a constant */
-        panel += (size_t)first / 4 * kind.super_bytes;
-        for (uint32_t i = 0; i < n; i += 4, panel += kind.super_bytes)
-            AK42_UNROLL for (int u = 0; u < 4; u++, wide += form_bytes(kind.form)) spread(wide, panel, u);
-        return;
-    }
-    for (uint32_t i = 0; i < n; i++, wide += form_bytes(kind.form))
-        spread(wide, panel + (size_t)((first + i) / kind.units) * kind.super_bytes, (int)((first + i) % kind.units));
+BLOCKS_FN void spread_units(uint8_t *wide, const uint8_t *panel, uint32_t first, uint32_t n, blocks_kind kind) {
+    const uint32_t units = (uint32_t)kind.units;
+    panel += (size_t)(first / units) * kind.super_bytes;
+    for (uint32_t i = 0; i < n; i += units, panel += kind.super_bytes)
+        AK42_UNROLL for (int u = 0; u < kind.units; u++, wide += form_bytes(kind.form))
+            if (kind.units != 2 || i + (uint32_t)u < n) spread(wide, panel, u, kind);
 }
 
 /* Weights are read once, from memory: asked for this far ahead, over the pages at which processors stop asking by themselves. */
 enum { BLOCKS_AHEAD = 4096 };
 BLOCKS_FN void ask_ahead(const uint8_t *panel, uint32_t unit, uint32_t n, blocks_kind kind) {
-    const uintptr_t at = (uintptr_t)panel + (size_t)unit * kind.super_bytes / kind.units + BLOCKS_AHEAD;
-    for (uint32_t i = 0; i < n * kind.super_bytes / kind.units; i += 64) AK42_PREFETCH(at + i);
+    const uint32_t bytes = kind.super_bytes / (uint32_t)kind.units;
+    const uintptr_t at = (uintptr_t)panel + (size_t)unit * bytes + BLOCKS_AHEAD;
+    for (uint32_t i = 0; i < n * bytes; i += 64) AK42_PREFETCH(at + i);
 }
 
 BLOCKS_FN void put_totals(const gemm_args *a, const floats *total, uint32_t panel, int np) {
@@ -367,35 +333,83 @@ BLOCKS_FN void put_totals(const gemm_args *a, const floats *total, uint32_t pane
         }
 }
 
-/* spread NULL: the panels are wide already. */
-BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind, spread_fn *spread) {
+/* The products of units with tokens first .. first + m - 1 straight from a superblock: multiply_units' arithmetic, without the detour
+ * through memory, which would be most of the work where tokens are few. */
+BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], const float (*sums)[BLOCKS_NR], const uint8_t *super,
+                              const uint8_t *act, uint32_t n_units, uint32_t n, int m, blocks_kind kind) {
+    const int quads = form_group(kind.form) / 4, groups = form_groups(kind.form);
+    AK42_UNROLL for (int u = 0; u < kind.units; u++) {
+        if (kind.units == 2 && (uint32_t)u >= n_units) break;
+        AK42_UNROLL for (int g = 0; g < groups; g++) {
+            const int b = g * quads / 8, at = g * quads % 8, group = u * groups + g;
+            const uint8_t *q = act + (size_t)(2 * u + b) * n * ACT_Q8_BLOCK_BYTES, *d = q + n * ACT_BLOCK;
+            words dot[BLOCKS_NR];
+            AK42_UNROLL for (int t = 0; t < m; t++) dot[t] = w_set1((uint32_t)dots[group][t]);
+            AK42_UNROLL for (int j = at; j < at + quads; j++) {
+                const words w = kind.codes(super, u, b, j);
+                AK42_UNROLL for (int t = 0; t < m; t++)
+                    dot[t] = w_dot(dot[t], w, w_set1(blocks_word(q + t * ACT_BLOCK + j * 4)), kind.form == FORM_32);
+            }
+            const floats scale = kind.scale(super, u, g), bias = f_mul(scale, f_set1(-BLOCKS_MAGIC));
+            const floats min = form_has_mins(kind.form) ? kind.min(super, u, g) : bias;
+            AK42_UNROLL for (int t = 0; t < m; t++) {
+                floats part = f_fma(f_cast(dot[t]), scale, bias);
+                if (form_has_mins(kind.form)) part = f_fma(min, f_set1(sums[group][t]), part);
+                sum[t] = f_fma(part, f_set1(blocks_float(d + t * 4)), sum[t]);
+            }
+        }
+    }
+}
+
+/* All of K of one panel, m tokens. */
+BLOCKS_FN void multiply_panel(floats *total, const blocks_start *start, const uint8_t *panel, const uint8_t *act, uint32_t begin,
+                              uint32_t end, uint32_t n, int m, blocks_kind kind) {
+    floats sum[BLOCKS_NR];
+    AK42_UNROLL for (int t = 0; t < m; t++) sum[t] = total[t];
+    const uint32_t units = (uint32_t)kind.units, groups = (uint32_t)form_groups(kind.form);
+    const uint8_t *super = panel + (size_t)(begin / units) * kind.super_bytes;
+    for (uint32_t u = begin; u < end; u += units, super += kind.super_bytes) {
+        ask_ahead(super, 0, units, kind);
+        multiply_super(sum, start->dot + (u - begin) * groups, start->s + (u - begin) * groups, super,
+                       act + (size_t)(u - begin) * 2 * n * ACT_Q8_BLOCK_BYTES, end - u, n, m, kind);
+    }
+    AK42_UNROLL for (int t = 0; t < m; t++) total[t] = sum[t];
+}
+
+/* The panels are a type's, or, where kind.codes is NULL, spread already. */
+BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
     _Alignas(64) uint8_t buffer[BLOCKS_PANELS * NARROW_UNITS * FORM_BYTES_MAX];
     blocks_start start;
+    const bool wide = !kind.codes;
     const size_t unit_bytes = form_bytes(kind.form), token_bytes = 2 * ACT_Q8_BLOCK_BYTES;
     uint32_t prepared = UINT32_MAX;
     for (uint32_t panel = 0; panel < a->n_panels;) {
-        const int np = a->n_panels - panel >= BLOCKS_PANELS && (a->n_tokens > 1 || !spread) ? BLOCKS_PANELS : 1;
+        const int np = a->n_panels - panel >= BLOCKS_PANELS && (a->n_tokens > 2 || wide) ? BLOCKS_PANELS : 1;
         floats total[BLOCKS_PANELS * BLOCKS_NR];
         for (uint32_t i = 0; i < (uint32_t)np * a->n_tokens; i++) total[i] = f_set1(0.0f);
         for (uint32_t begin = 0; begin < a->n_super; begin += START_UNITS) {
             const uint32_t end = a->n_super - begin < START_UNITS ? a->n_super : begin + START_UNITS;
-            const uint8_t *act = a->act + begin * token_bytes * a->n_tokens;
+            const uint8_t *act = a->act + begin * token_bytes * a->n_tokens, *from = a->panels + panel * a->panel_bytes;
             if (prepared != begin) prepare(&start, act, end - begin, a->n_tokens, kind.form);
             prepared = begin;
-            if (!spread) {
-                multiply_tile(total, &start, 0, a->panels + panel * a->panel_bytes + begin * unit_bytes, a->panel_bytes, act,
-                              end - begin, a->n_tokens, np, kind.form);
-                continue;
-            }
-            for (uint32_t u = begin; u < end; u += NARROW_UNITS) {
-                const uint32_t n = end - u < NARROW_UNITS ? end - u : NARROW_UNITS;
-                for (int p = 0; p < np; p++) {
-                    const uint8_t *from = a->panels + (panel + (uint32_t)p) * a->panel_bytes;
-                    ask_ahead(from, u, n, kind);
-                    spread_units(buffer + (size_t)p * NARROW_UNITS * FORM_BYTES_MAX, from, u, n, kind, spread);
+            if (wide) {
+                multiply_tile(total, &start, 0, from + begin * unit_bytes, a->panel_bytes, act, end - begin, a->n_tokens, np,
+                              kind.form);
+            } else if (a->n_tokens == 1) {
+                multiply_panel(total, &start, from, act, begin, end, 1, 1, kind);
+            } else if (a->n_tokens == 2) {
+                multiply_panel(total, &start, from, act, begin, end, 2, 2, kind);
+            } else {
+                for (uint32_t u = begin; u < end; u += NARROW_UNITS) {
+                    const uint32_t n = end - u < NARROW_UNITS ? end - u : NARROW_UNITS;
+                    for (int p = 0; p < np; p++) {
+                        ask_ahead(from + (size_t)p * a->panel_bytes, u, n, kind);
+                        spread_units(buffer + (size_t)p * NARROW_UNITS * FORM_BYTES_MAX, from + (size_t)p * a->panel_bytes, u, n,
+                                     kind);
+                    }
+                    multiply_tile(total, &start, u - begin, buffer, NARROW_UNITS * FORM_BYTES_MAX,
+                                  act + (u - begin) * token_bytes * a->n_tokens, n, a->n_tokens, np, kind.form);
                 }
-                multiply_tile(total, &start, u - begin, buffer, NARROW_UNITS * FORM_BYTES_MAX,
-                              act + (u - begin) * token_bytes * a->n_tokens, n, a->n_tokens, np, kind.form);
             }
         }
         put_totals(a, total, panel, np);
@@ -404,97 +418,32 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind, spread_fn *spread)
 }
 
 #define WIDE_GEMM(form) \
-    BLOCKS_TARGET static void wide_##form(const gemm_args *a) { multiply(a, (blocks_kind){form, 1, 0}, NULL); }
+    BLOCKS_TARGET static void wide_##form(const gemm_args *a) { multiply(a, (blocks_kind){form, 1, 0, NULL, NULL, NULL}); }
 WIDE_GEMM(FORM_32)
 WIDE_GEMM(FORM_32_MIN)
 WIDE_GEMM(FORM_16)
 WIDE_GEMM(FORM_16_MIN)
 
-/* ---- single columns, for outliers: 16 rows of column k of a unit as f32 ---- */
+/* ---- outliers: a few columns of 16 rows as f32 ---- */
 
-typedef floats column_fn(const uint8_t *super, int u, int k);
-
-/* Byte i of each row's word >> shift, under a mask. */
-BLOCKS_FN words picked(const uint8_t *super, int w, int i, int shift, uint32_t mask) {
-    return w_and(w_shr_by(word_at(super, w), 8 * i + shift), w_set1(mask));
-}
-BLOCKS_FN floats looked_up(words code, const uint8_t table[16]) {
-    return f_of_int(w_sub(w_and(w_lookup(code, table), w_set1(255)), w_set1(127)));
-}
-BLOCKS_FN floats half_of(const uint8_t *super, int w, int second) {
-    return second ? f_half(word_at(super, w), 1) : f_half(word_at(super, w), 0);
-}
-
-BLOCKS_FN words column_q5(const uint8_t *super, int at, int k) {
-    const int b = k / 32, j = k % 32 / 4, i = k % 4;
-    return w_or(picked(super, at + 2 + j, i, 4 * b, 15), w_shl(picked(super, at + b, i, j, 1), 4));
-}
-BLOCKS_FN floats column_q5_0(const uint8_t *super, int u, int k) {
-    (void)u;
-    return f_mul(f_of_int(w_sub(column_q5(super, 1, k), w_set1(16))), half_of(super, 0, k / 32));
-}
-BLOCKS_FN floats column_q5_1(const uint8_t *super, int u, int k) {
-    (void)u;
-    return f_fma(f_of_int(column_q5(super, 2, k)), half_of(super, 0, k / 32), half_of(super, 1, k / 32));
-}
-BLOCKS_FN floats column_iq4_nl(const uint8_t *super, int u, int k) {
-    (void)u;
-    return f_mul(looked_up(picked(super, 1 + k % 32 / 4, k % 4, k / 32 * 4, 15), iq4_table), half_of(super, 0, k / 32));
-}
-BLOCKS_FN floats column_mxfp4(const uint8_t *super, int u, int k) {
-    const words e = w_and(w_shr_by(word_at(super, 0), 16 * u + 8 * (k / 32)), w_set1(255));
-    return f_mul(looked_up(picked(super, 1 + 8 * u + k % 32 / 4, k % 4, k / 32 * 4, 15), mxfp4_table), e8m0_half(e));
-}
-BLOCKS_FN floats column_nf4(const uint8_t *super, int u, int k) {
-    (void)u;
-    return f_mul(looked_up(picked(super, 1 + k % 32 / 4, k % 4, k / 32 * 4, 15), nf4_table), nf4_scale(super));
-}
-BLOCKS_FN floats column_iq4_xs(const uint8_t *super, int u, int k) {
-    const int b = 2 * u + k / 32, j = k % 32 / 4;
-    return f_mul(looked_up(picked(super, 2 + 4 * b + j % 4, k % 4, j / 4 * 4, 15), iq4_table), iq4_xs_scale(super, b));
-}
-BLOCKS_FN floats column_q45_k(const uint8_t *super, int u, int k, bool five) {
-    const int b = 2 * u + k / 32, j = k % 32 / 4, i = k % 4;
-    words scales, mins, code = picked(super, (five ? 12 : 4) + 8 * u + j, i, k / 32 * 4, 15);
-    if (five) code = w_or(code, w_shl(picked(super, 4 + j, i, b, 1), 4));
-    if (u / 2) scale_words(&scales, &mins, super, 1);
-    else scale_words(&scales, &mins, super, 0);
-    const floats scale = f_mul(half_of(super, 0, 0), f_of_int(w_and(w_shr_by(scales, b % 4 * 8), w_set1(255))));
-    const floats min = f_mul(f_neg(half_of(super, 0, 1)), f_of_int(w_and(w_shr_by(mins, b % 4 * 8), w_set1(255))));
-    return f_fma(f_of_int(code), scale, min);
-}
-BLOCKS_FN floats column_q4_k(const uint8_t *super, int u, int k) { return column_q45_k(super, u, k, false); }
-BLOCKS_FN floats column_q5_k(const uint8_t *super, int u, int k) { return column_q45_k(super, u, k, true); }
-BLOCKS_FN floats column_q6_k(const uint8_t *super, int u, int k) {
-    const int b = k / 32, j = k % 32 / 4, i = k % 4;
-    const words low = picked(super, 16 * (u / 2) + 8 * b + j, i, u % 2 * 4, 15);
-    const words high = picked(super, 32 + 8 * (u / 2) + j, i, 4 * (u % 2) + 2 * b, 3);
-    const words scale = w_sub(w_xor(picked(super, 48 + u, k / 16, 0, 255), w_set1(128)), w_set1(128));
-    return f_mul(f_of_int(w_sub(w_or(low, w_shl(high, 4)), w_set1(32))), f_mul(half_of(super, 52, 0), f_of_int(scale)));
-}
-BLOCKS_FN floats column_q3_k(const uint8_t *super, int u, int k) {
-    const int b = k / 32, j = k % 32 / 4, i = k % 4;
-    const words low = picked(super, 8 + u / 2 * 8 + j, i, 4 * (u % 2) + 2 * b, 3), high = picked(super, j, i, 2 * u + b, 1);
-    const words scale = w_sub(w_and(w_shr_by(q3_k_scales(super, u), k / 16 * 8), w_set1(255)), w_set1(32));
-    return f_mul(f_of_int(w_sub(w_or(low, w_shl(high, 2)), w_set1(4))), f_mul(half_of(super, 27, 0), f_of_int(scale)));
-}
-BLOCKS_FN floats column_q2_k(const uint8_t *super, int u, int k) {
-    const words code = picked(super, 4 + u / 2 * 8 + k % 32 / 4, k % 4, 4 * (u % 2) + k / 32 * 2, 3);
-    const floats scale = f_mul(half_of(super, 20, 0), f_of_int(picked(super, u, k / 16, 0, 15)));
-    const floats min = f_mul(f_neg(half_of(super, 20, 1)), f_of_int(picked(super, u, k / 16, 4, 15)));
-    return f_fma(f_of_int(code), scale, min);
+/* Column k of a unit: what its code is and what it is worth. */
+BLOCKS_FN floats column_of(const uint8_t *super, int u, int k, blocks_kind kind) {
+    const int g = k / form_group(kind.form), b = k / 32, j = k % 32 / 4;
+    const words code = w_and(w_shr_by(kind.codes(super, u, b, j), k % 4 * 8), w_set1(255));
+    const floats value = f_of_int(w_sub(code, w_set1((uint32_t)form_zero(kind.form)))), scale = kind.scale(super, u, g);
+    return form_has_mins(kind.form) ? f_fma(value, scale, kind.min(super, u, g)) : f_mul(value, scale);
 }
 
 /* Outliers ascending, one sum, one add. */
-BLOCKS_FN void add_outliers(const outliers_args *a, blocks_kind kind, column_fn *column) {
+BLOCKS_FN void add_outliers(const outliers_args *a, blocks_kind kind) {
     for (uint32_t panel = 0; panel < a->n_panels; panel++)
         for (uint32_t t = 0; t < a->n_tokens; t++) {
             floats sum = f_set1(0.0f);
             for (uint32_t i = 0; i < OUTLIERS; i++) {
                 const outlier o = a->lists[t * OUTLIERS + i];
-                const uint32_t u = o.column / SUPER_K;
-                const uint8_t *super = a->panels + panel * a->panel_bytes + u / kind.units * kind.super_bytes;
-                sum = f_fma(column(super, (int)(u % kind.units), (int)(o.column % SUPER_K)), f_set1(o.value), sum);
+                const uint32_t u = o.column / SUPER_K, units = (uint32_t)kind.units;
+                const uint8_t *super = a->panels + panel * a->panel_bytes + (size_t)(u / units) * kind.super_bytes;
+                sum = f_fma(column_of(super, (int)(u % units), (int)(o.column % SUPER_K), kind), f_set1(o.value), sum);
             }
             uint8_t *out = (uint8_t *)(a->out + t * a->ldo + panel * PANEL_ROWS);
             f_store(out, f_add(f_load(out), sum));
@@ -503,28 +452,28 @@ BLOCKS_FN void add_outliers(const outliers_args *a, blocks_kind kind, column_fn 
 
 /* ---- the types ---- */
 
-#define BLOCKS_TYPE(name, form, units, words_of_super)                                                                     \
+#define BLOCKS_TYPE(name, form, units, n_words, min)                                                                       \
     BLOCKS_TARGET static void gemm_##name(const gemm_args *a) {                                                            \
-        multiply(a, (blocks_kind){form, units, words_of_super * 64}, spread_##name);                                       \
+        multiply(a, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name});                            \
     }                                                                                                                      \
     BLOCKS_TARGET static void unpack_##name(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {   \
         (void)group_size;                                                                                                  \
-        spread_units(dst, panel, 0, n_super, (blocks_kind){form, units, words_of_super * 64}, spread_##name);              \
+        spread_units(dst, panel, 0, n_super, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name});   \
     }                                                                                                                      \
     BLOCKS_TARGET static void outliers_##name(const outliers_args *a) {                                                    \
-        add_outliers(a, (blocks_kind){form, units, words_of_super * 64}, column_##name);                                   \
+        add_outliers(a, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name});                        \
     }
-BLOCKS_TYPE(q5_0, FORM_32, 1, 11)
-BLOCKS_TYPE(q5_1, FORM_32_MIN, 1, 12)
-BLOCKS_TYPE(q2_k, FORM_16_MIN, 4, 21)
-BLOCKS_TYPE(q3_k, FORM_16, 4, 28)
-BLOCKS_TYPE(q4_k, FORM_32_MIN, 4, 36)
-BLOCKS_TYPE(q5_k, FORM_32_MIN, 4, 44)
-BLOCKS_TYPE(q6_k, FORM_16, 4, 53)
-BLOCKS_TYPE(iq4_nl, FORM_32, 1, 9)
-BLOCKS_TYPE(iq4_xs, FORM_32, 4, 34)
-BLOCKS_TYPE(mxfp4, FORM_32, 2, 17)
-BLOCKS_TYPE(nf4, FORM_32, 1, 9)
+BLOCKS_TYPE(q5_0, FORM_32, 1, 11, no_min)
+BLOCKS_TYPE(q5_1, FORM_32_MIN, 1, 12, min_q5_1)
+BLOCKS_TYPE(q2_k, FORM_16_MIN, 4, 21, min_q2_k)
+BLOCKS_TYPE(q3_k, FORM_16, 4, 28, no_min)
+BLOCKS_TYPE(q4_k, FORM_32_MIN, 4, 36, min_q4_k)
+BLOCKS_TYPE(q5_k, FORM_32_MIN, 4, 44, min_q5_k)
+BLOCKS_TYPE(q6_k, FORM_16, 4, 53, no_min)
+BLOCKS_TYPE(iq4_nl, FORM_32, 1, 9, no_min)
+BLOCKS_TYPE(iq4_xs, FORM_32, 4, 34, no_min)
+BLOCKS_TYPE(mxfp4, FORM_32, 2, 17, no_min)
+BLOCKS_TYPE(nf4, FORM_32, 1, 9, no_min)
 
 #define BLOCKS_ROW(row, name, form)                                                                                        \
     table->types[row] = (type_kernels){.act = ACT_Q8, .nr = BLOCKS_NR, .gemm = gemm_##name, .unpack = unpack_##name,       \
