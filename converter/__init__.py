@@ -6,14 +6,16 @@ of it. Needs numpy and the standard library; imports nothing of pyllama, from wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConvertError, FormatError, OutputError, RefusedError, UnsupportedError, UsageError, escape
 from .inspect import inspect
+from .mixes import MIXES, Override, head_override
 from .plan import KEEP, ROPE_FREQS, Plan, Request, build_plan, check_type_name, matrix_types, model_group_size
+from .quant import TYPES
 from .verify import verify
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ OLD_TYPES = {"ak42-v0": "f32", "ak42-v1": "f32", "ak42-v2": "int8"}        # the
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
               "iq4_xs", "mxfp4")
 HF_TYPES = ("f32", "f16", "bf16")
+HELD = {"gguf": GGUF_TYPES, "hf": HF_TYPES}        # what not every type fits
 FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".json", ".zip", ".ggml", ".ak42")     # surely no folder was meant
 
 Progress = Callable[[int, int, str], None]         # bytes done, bytes in all, tensor's name
@@ -56,11 +59,13 @@ class Report:
 
 def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str = "auto", layout: str = "panel16",
             strict: bool = False, force: bool = False, tokenizer: str | Path | None = None, lora: str | Path | None = None,
-            progress: Progress | None = None, encoder: Encoder | None = None) -> Report:
+            progress: Progress | None = None, encoder: Encoder | None = None, tensor_types: Sequence[str] = (),
+            keep_head: str | None = None) -> Report:
     """Converts `src` (a folder of Hugging Face's or Meta's, a GGUF, torch or ak42 file: docs/sources.md) to `out`, whose name says
     the format unless `format` does.
 
-    `type` is that of every matrix, "keep" the source's own. `lora` is the folder of a PEFT adapter to merge. `progress(done, total,
+    `type` is that of every matrix, or one of the mixes q4_k_s, q4_k_m, q5_k_m; "keep" the source's own. `tensor_types` are
+    "PATTERN=TYPE" for single matrices, `keep_head` is the head's type. `lora` is the folder of a PEFT adapter to merge. `progress(done, total,
     tensor)` is called while writing, and `encoder(type, f32 array, group_size)` may encode faster than numpy. Raises ConvertError,
     whose `code` is the exit code a program ends with; `out` is as it was, then.
     """
@@ -79,11 +84,18 @@ def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str =
             source = LoraSource(source, Path(lora))
             source.require_type(keep=type == KEEP and format not in OLD_TYPES)
         chosen = _type_for(source, format, container, type)
-        options = {"type": type} | ({} if lora is None else {"lora": Path(lora).resolve().name})
+        overrides = tuple(Override.parse(text) for text in tensor_types)
+        if keep_head is not None and keep_head not in TYPES:
+            raise UsageError(f"--keep-head: expected one of {', '.join(TYPES)}, found {escape(keep_head)}")
+        for override in (*overrides, *([head_override(keep_head, False)] if keep_head else [])):
+            _check_held(container, override.type, "--tensor-type")
+        asked = {"tensor_types": " ".join(tensor_types)} if tensor_types else {}
+        asked |= {"keep_head": keep_head} if keep_head else {}
+        options = {"type": type} | asked | ({} if lora is None else {"lora": Path(lora).resolve().name})
         options |= {"assumed": "; ".join(_assumed(source))} if source.warnings else {}
-        plan = build_plan(source, Request(chosen, container, options, encoder))
+        plan = build_plan(source, Request(chosen, container, options, encoder, overrides, keep_head))
         target = _target(plan, format, container)
-        warnings = [*source.warnings, *targets.target_warnings(plan, out, target, strict=strict)]
+        warnings = [*source.warnings, *_fallback_warnings(plan), *targets.target_warnings(plan, out, target, strict=strict)]
         if plan.vocab is None:
             warnings.append(f"{source.name}: no tokenizer was found; give one with --tokenizer")
         files = targets.write(plan, out, target, layout=layout, strict=strict, force=force, progress=progress)
@@ -118,17 +130,33 @@ def _type_for(source: Source, format: str, container: str, type: str) -> str:
         if type not in (KEEP, OLD_TYPES[format]):
             raise UsageError(f"--type {type}: {format} holds {OLD_TYPES[format]} only; use --format ak42-v3")
         return OLD_TYPES[format]
-    held = {"gguf": GGUF_TYPES, "hf": HF_TYPES}.get(container)
+    held = HELD.get(container)
     if held is None:
         return type
     what = "a GGUF file" if container == "gguf" else "a Hugging Face folder"
-    if type != KEEP and type not in held:
+    if type != KEEP and (MIXES[type].main if type in MIXES else type) not in held:
         raise UsageError(f"--type {type}: {what} holds {', '.join(held)} only")
     foreign = sorted(matrix_types(source) - set(held)) if type == KEEP else []
     if foreign:
         remedy = "say which with --type f32, f16 or bf16" if container == "hf" else "say --type q8_0, or another of these"
         raise UsageError(f"{source.name}: {what} holds {', '.join(held)} only, found {', '.join(foreign)}; {remedy}")
     return type
+
+
+def _check_held(container: str, name: str, option: str) -> None:
+    held = HELD.get(container)
+    if held is not None and name not in held:
+        raise UsageError(f"{option} {name}: {'a GGUF file' if container == 'gguf' else 'a Hugging Face folder'} holds "
+                         f"{', '.join(held)} only")
+
+
+def _fallback_warnings(plan: Plan) -> list[str]:
+    """Which matrices could not have the type asked for, one line for each pair of types."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for name, pair in plan.fallbacks.items():
+        pairs.setdefault(pair, []).append(name)
+    return [f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: rows that no block of {wanted} divides: "
+            f"written as {found}" for (wanted, found), names in pairs.items()]
 
 
 def _target(plan: Plan, format: str, container: str) -> str:

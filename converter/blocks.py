@@ -199,7 +199,8 @@ def encode_q5_1(blocks: np.ndarray) -> np.ndarray:
 def encode_mxfp4(blocks: np.ndarray) -> np.ndarray:
     """The exponent of the largest magnitude less 2; of equally near values the first."""
     largest = np.abs(blocks).max(axis=1, keepdims=True)
-    exponent = np.where(largest > 0, np.frexp(largest)[1] - 1 - 2 + 127, 0).clip(0, 255).astype(np.uint8)
+    with np.errstate(divide="ignore"):
+        exponent = np.where(largest > 0, np.floor(np.log2(largest)) - 2 + 127, 0).clip(0, 254).astype(np.uint8)
     errors = np.abs(e8m0_half(exponent)[:, :, None] * MXFP4_VALUES.astype(np.float32) - blocks[:, :, None])
     codes = errors.argmin(axis=2).astype(np.uint8)
     return np.concatenate([exponent, codes[:, :16] | codes[:, 16:] << 4], axis=1)

@@ -33,6 +33,8 @@ def manifest(plan: Plan, target: Mapping[str, Any]) -> bytes:
         "target": dict(target),
         "tensor_errors": errors,
     }
+    if plan.fallbacks:
+        content["fallbacks"] = {name: {"wanted": wanted, "written": written} for name, (wanted, written) in plan.fallbacks.items()}
     return json_bytes(content)
 
 

@@ -21,6 +21,7 @@ from .arch import ARCHITECTURES, ROLES, Tensor
 from .config import ModelConfig
 from .errors import FormatError, OutputError, UnsupportedError, UsageError, escape
 from .families import EXPERTS
+from .mixes import MIXES, TYPE_NAMES, Override, fallback_for, head_override
 from .quant import TYPES, WeightType, group_size_for
 from .streams import Encoder, TensorStream, constant_rows
 
@@ -100,6 +101,8 @@ class Plan:
     tensor_errors: dict[str, dict[str, float]]      # filled while rows are encoded: name -> {"max_abs", "max_rel", "rms"}
     source: SourceInfo
     options: Mapping[str, Any]
+    asked: str = KEEP                               # the type or mix that was asked for
+    fallbacks: Mapping[str, tuple[str, str]] = field(default_factory=dict)      # tensor -> type wanted, type that its rows fit
     foreign_rope_freqs: bool = False                # rope_freqs.weight is the source's own, and no config explains it
 
     @property
@@ -129,12 +132,15 @@ def _sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a plan: the type of every matrix ("keep": the source's), and what kind of file it is for."""
+    """What is asked of a plan: the type of every matrix ("keep": the source's) or a mix, what kind of file it is for, and the
+    matrices that get another type."""
 
     type: str = KEEP
     container: str = "ak42"        # "ak42", "gguf" or "hf"
     options: Mapping[str, Any] = field(default_factory=dict)
     encoder: Encoder | None = None
+    overrides: tuple[Override, ...] = ()           # of several that match, the last
+    keep_head: str | None = None                   # the type of the head
 
 
 def build_plan(source: Source, request: Request) -> Plan:
@@ -162,10 +168,11 @@ def build_plan(source: Source, request: Request) -> Plan:
                                   norm_offset(source, request, tensor)).rows
         plans.append(TensorPlan(tensor.name, tensor.role.role, kind, tensor.shape, group, reader))
     paths = tuple(source.files)
+    types.check_overrides()
     dtype = TORCH_DTYPES.get(types.main, "float32")
     return Plan(config, tuple(plans), vocab, source.chat_template, source.generation_config,
                 source.hf_config or config.to_hf(dtype), errors, SourceInfo(source.name, source.format, paths), request.options,
-                source.foreign_rope_freqs)
+                request.type, types.fallbacks, source.foreign_rope_freqs)
 
 
 def _factors(config: ModelConfig, role: str) -> np.ndarray | None:
@@ -236,17 +243,45 @@ class _Types:
         self._request = request
         self._group = model_group_size(config)
         types = matrix_types(source)
+        self.fallbacks: dict[str, tuple[str, str]] = {}
+        self._config = config
+        self._overrides = request.overrides
+        if request.keep_head is not None:
+            self._overrides = (head_override(request.keep_head, config.shared_classifier), *self._overrides)
+        self._unused = set(self._overrides)
+        self._mix = MIXES.get(request.type)
         self.main = request.type if request.type != KEEP else types.pop() if len(types) == 1 else "mixed"
+        if self._mix:
+            self.main = self._mix.main
 
     def of(self, tensor: Tensor) -> tuple[WeightType, int]:
         """Type and int8 group."""
         if len(tensor.shape) == 1 or tensor.role.exact:
             return self._vector(tensor), 0
         kind, _shape, group = self._source.tensor(tensor.name)
-        if self._request.type != KEEP:
-            kind, group = TYPES[self._request.type], self._group if self._request.type == "int8" else 0
+        name = self._wanted(tensor)
+        if name != KEEP:
+            fitting = fallback_for(name, tensor.shape[-1])
+            if fitting != name:
+                self.fallbacks[tensor.name] = name, fitting
+            kind, group = TYPES[fitting], self._group if fitting == "int8" else 0
         self._check(tensor, kind, group)
         return kind, group
+
+    def _wanted(self, tensor: Tensor) -> str:
+        """The name of the type asked for: an override's, the mix's, or that of every matrix."""
+        matching = [override for override in self._overrides if override.matches(tensor.name)]
+        self._unused.difference_update(matching)
+        if matching:
+            return matching[-1].type
+        return self._mix.type_of(tensor, self._config) if self._mix else self._request.type
+
+    def check_overrides(self) -> None:
+        """Once every tensor was asked for: a pattern that fits none is a mistake."""
+        for override in self._overrides:
+            if override in self._unused:
+                raise UsageError(f"--tensor-type: {escape(override.pattern)}: expected a matrix of that name, found none; "
+                                 "names are GGUF's: blk.0.ffn_down.weight, blk.*.attn_v, token_embd, output")
 
     def _check(self, tensor: Tensor, kind: WeightType, group: int) -> None:
         columns = tensor.shape[-1]
@@ -277,5 +312,5 @@ class _Types:
 
 def check_type_name(name: str) -> None:
     """UsageError for a type that there is none of."""
-    if name != KEEP and name not in TYPES:
-        raise UsageError(f"--type: expected one of {', '.join((KEEP, *TYPES))}, found {escape(name)}")
+    if name != KEEP and name not in TYPE_NAMES:
+        raise UsageError(f"--type: expected one of {', '.join((KEEP, *TYPE_NAMES))}, found {escape(name)}")

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from .generate import Generation, Stream
     from .model import Model
 
-TYPES = ("keep", "f32", "f16", "bf16", "int8", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "mxfp4", "nf4", "nf4-dq")
+WEIGHT_TYPES = (
+    "f32", "f16", "bf16", "int8", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
+    "iq4_xs", "mxfp4", "nf4", "nf4-dq",
+)
+TYPES = ("keep", *WEIGHT_TYPES, "q4_k_s", "q4_k_m", "q5_k_m")
 FORMATS = ("auto", "ak42", "ak42-v0", "ak42-v1", "ak42-v2", "ak42-v3", "gguf", "hf")
 
 MODEL_FILE = click.Path(exists=True, dir_okay=True, path_type=str)
@@ -105,7 +109,9 @@ def cli() -> None:
 @cli.command()
 @click.argument("source", metavar="SRC", type=MODEL_FILE)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=str), metavar="OUT", help="The file or folder to write.")
-@click.option("--type", "weight_type", type=click.Choice(TYPES), default="keep", show_default=True, help="Type of every matrix.")
+@click.option("--type", "weight_type", type=click.Choice(TYPES), default="keep", show_default=True, help="Of every matrix.")
+@click.option("--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE", help="Of some: blk.*.attn_v=q8_0.")
+@click.option("--keep-head", type=click.Choice(WEIGHT_TYPES), help="Type of the head, where it is another.")
 @click.option("--format", "out_format", type=click.Choice(FORMATS), default="auto", show_default=True, help="auto: by OUT's name.")
 @click.option("--layout", type=click.Choice(["panel16", "rows"]), default="panel16", show_default=True, help="Of ak42 v3 matrices.")
 @click.option("--strict", is_flag=True, help="v1, v2: byte for byte as llama2.c's own exporter writes.")
@@ -117,6 +123,8 @@ def convert(
     source: str,
     out: str,
     weight_type: str,
+    tensor_types: tuple[str, ...],
+    keep_head: str | None,
     out_format: str,
     layout: str,
     strict: bool,
@@ -155,12 +163,17 @@ def convert(
             lora=lora,
             progress=progress,
             encoder=encode,
+            tensor_types=tensor_types,
+            keep_head=keep_head,
         )
     for warning in report.warnings:
         say(f"pyllama: warning: {warning}")
     if as_json:
         print_json(report.to_dict())
     else:
+        for name, error in report.tensor_errors.items():
+            worst = f"largest {error['max_abs']:.3g}, {error['max_rel']:.2%} of its row's largest weight"
+            say(f"{name}: rms error {error['rms']:.3g}, {worst}")
         say(f"{report.out}: {report.format}, {report.type}, {report.tensors} tensors, {report.bytes / 1e6:.1f} MB")
 
 

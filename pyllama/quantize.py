@@ -1,5 +1,5 @@
 """Encodes weights with the C library, many times faster than numpy: what the converter is handed as its encoder. The bytes are
-those of converter/quant.py."""
+those of converter/quant.py; the K types', iq4_nl's and iq4_xs's encoders are here alone."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 # Type ids of ak42.h: GGUF's, and ak42's own from 0x1000.
-TYPE_IDS = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 8, "bf16": 30, "int8": 0x1000}
-BLOCKS = {"q4_0": (32, 18), "q4_1": (32, 20), "q8_0": (32, 34)}
+TYPE_IDS = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q5_0": 6, "q5_1": 7, "q8_0": 8, "q2_k": 10, "q3_k": 11, "q4_k": 12, "q5_k": 13,
+    "q6_k": 14, "iq4_nl": 20, "iq4_xs": 23, "bf16": 30, "mxfp4": 39, "int8": 0x1000, "nf4": 0x1001,
+}
+# Weights and bytes of a block.
+BLOCKS = {
+    "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22), "q5_1": (32, 24), "q8_0": (32, 34), "q2_k": (256, 84), "q3_k": (256, 110),
+    "q4_k": (256, 144), "q5_k": (256, 176), "q6_k": (256, 210), "iq4_nl": (32, 18), "iq4_xs": (256, 136), "mxfp4": (32, 17),
+    "nf4": (64, 36),
+}
 
 
 def encode(type_name: str, rows: np.ndarray, group_size: int = 0) -> np.ndarray | None:

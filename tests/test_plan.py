@@ -16,10 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import ModelSpec
+from plans import CONFIG
 
 import converter
-from converter.arch import HALF_SPLIT, INTERLEAVED, ROLES, hf_names, reorder, reordered_rows
+from converter.arch import ARCHITECTURES, HALF_SPLIT, INTERLEAVED, ROLES, Tensor, hf_names, reorder, reordered_rows
 from converter.errors import ConvertError, RefusedError, UnsupportedError, UsageError
+from converter.mixes import MIXES, fallback_for
 from converter.plan import Plan, Request, TensorPlan, build_plan, matrix_types
 from converter.quant import TYPES
 from converter.sources import open_source
@@ -455,3 +457,64 @@ def test_importing_the_converter_is_light() -> None:
 
 def test_roles_cover_every_tensor_once() -> None:
     assert len({role.gguf for role in ROLES}) == len({role.role for role in ROLES}) == len(ROLES)
+
+
+# ---- mixes, fallbacks, overrides ----
+
+
+def tensors_of(n_layers: int, n_kv_heads: int = 2, shared: bool = False) -> list[Tensor]:
+    config = replace(CONFIG, n_layers=n_layers, n_kv_heads=n_kv_heads, shared_classifier=shared)
+    return ARCHITECTURES["llama"].tensors(config)
+
+
+def types_of(mix: str, n_layers: int, **shape: Any) -> dict[str, str]:
+    config = replace(CONFIG, n_layers=n_layers, n_kv_heads=shape.get("n_kv_heads", 2), shared_classifier=shape.get("shared", False))
+    return {tensor.name: MIXES[mix].type_of(tensor, config) for tensor in tensors_of(n_layers, **shape) if len(tensor.shape) == 2}
+
+
+def test_the_mixes_are_llama_quantize_s() -> None:
+    """Layers as llama-quantize of llama.cpp 0.25 chose them for a llama of 22 layers."""
+    found = types_of("q4_k_m", 22)
+    six = {0, 1, 4, 7, 10, 13, 16, 19, 20, 21}
+    for layer in range(22):
+        wanted = "q6_k" if layer in six else "q4_k"
+        assert found[f"blk.{layer}.attn_v.weight"] == found[f"blk.{layer}.ffn_down.weight"] == wanted
+        for name in ("attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up"):
+            assert found[f"blk.{layer}.{name}.weight"] == "q4_k"
+    assert (found["token_embd.weight"], found["output.weight"]) == ("q4_k", "q6_k")
+    five = types_of("q5_k_m", 22)
+    assert {name: kind.replace("q5", "q4") for name, kind in five.items()} == found
+    small = types_of("q4_k_s", 22)
+    assert [small[f"blk.{layer}.attn_v.weight"] for layer in range(5)] == ["q5_k"] * 4 + ["q4_k"]
+    assert [small[f"blk.{layer}.ffn_down.weight"] for layer in range(3)] == ["q5_k", "q5_k", "q4_k"]
+    assert types_of("q4_k_s", 22, shared=True)["token_embd.weight"] == "q6_k"
+    assert set(types_of("q4_k_m", 80).values()) == {"q4_k", "q5_k", "q6_k"}        # 80 layers, few values
+    assert types_of("q4_k_s", 80)["blk.50.attn_v.weight"] == "q5_k"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "columns", "found"),
+    [("q4_k", 512, "q4_k"), ("q4_k", 576, "q5_0"), ("q5_k", 96, "q5_1"), ("q6_k", 576, "q8_0"), ("q2_k", 64, "q4_0"),
+     ("q3_k", 64, "q4_0"), ("iq4_xs", 64, "iq4_nl"), ("q6_k", 40, "f16"), ("q5_0", 40, "q5_0"), ("int8", 40, "int8")],
+)
+def test_a_row_that_does_not_fit_falls_back(wanted: str, columns: int, found: str) -> None:
+    assert fallback_for(wanted, columns) == found
+
+
+def test_fallbacks_and_overrides_reach_the_file(folder: Callable[..., Path], tmp_path: Path) -> None:
+    source = folder()
+    report = converter.convert(source, tmp_path / "m.bin", type="q6_k", keep_head="f16", tensor_types=["blk.*.attn_v=q5_1"])
+    types = {tensor["name"]: tensor["type"] for tensor in converter.inspect(tmp_path / "m.bin")["tensors"]}
+    assert types["blk.0.attn_v.weight"] == "Q5_1" and types["blk.0.attn_q.weight"] == "Q8_0"
+    assert types.get("output.weight", types["token_embd.weight"]) == "F16"
+    assert any("rows that no block of q6_k divides: written as q8_0" in line for line in report.warnings)
+    manifest = tmp_path.joinpath("m.bin").read_bytes()
+    assert b'"fallbacks":{' in manifest and b'"wanted":"q6_k","written":"q8_0"' in manifest
+    for tensor_types, text in ((["x=q8_0"], "expected a matrix of that name"), (["output"], "expected PATTERN=TYPE"),
+                               (["output=q9"], "expected PATTERN=TYPE")):
+        with pytest.raises(UsageError, match=text):
+            converter.convert(source, tmp_path / "n.bin", type="q8_0", tensor_types=tensor_types)
+    with pytest.raises(UsageError, match="--keep-head: expected one of"):
+        converter.convert(source, tmp_path / "n.bin", keep_head="q4_k_m")
+    with pytest.raises(UsageError, match="--tensor-type nf4: a GGUF file holds"):
+        converter.convert(source, tmp_path / "n.gguf", type="q8_0", tensor_types=["blk.*=nf4"])

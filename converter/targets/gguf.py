@@ -17,6 +17,7 @@ from ..config_rope import YARN_BETA_FAST, YARN_BETA_SLOW, yarn_sharpening
 from ..errors import UnsupportedError
 from ..families import EXPERTS, NO_ROPE, WINDOW
 from ..manifest import json_bytes
+from ..mixes import FALLBACKS, MIXES
 from ..output import OutputFile, check_output
 from .base import Job, Meter, as_pieces, chat_warnings, chunks, main_type
 
@@ -110,7 +111,7 @@ def metadata(plan: Plan) -> dict[str, tuple[int, Any]]:
         "general.name": (STRING, _name(plan)),
         "general.alignment": (U32, ALIGNMENT),
         "general.quantization_version": (U32, QUANTIZATION_VERSION),
-        "general.file_type": (U32, FILE_TYPES[main_type(plan)]),
+        "general.file_type": (U32, _file_type(plan)),
     }
     model = {
         "vocab_size": (U32, config.vocab_size),
@@ -223,6 +224,13 @@ def _rope_keys(config: ModelConfig) -> dict[str, tuple[int, Any]]:
     if abs(attn_factor - 1) > 1e-7:
         keys["rope.scaling.attn_factor"] = (F32, attn_factor)
     return keys
+
+
+def _file_type(plan: Plan) -> int:
+    """A mix's own number, a K type's where it was asked for, whatever its rows fell back to; else that of most weights."""
+    if plan.asked in MIXES:
+        return MIXES[plan.asked].file_type
+    return FILE_TYPES[plan.asked if plan.asked in FALLBACKS else main_type(plan)]
 
 
 def _name(plan: Plan) -> str:

@@ -7,7 +7,10 @@
  * arithmetic that baseline SSE2 has. */
 #include "quant.h"
 
+#include <math.h>
+
 #include "blocks.h"
+#include "encode.h"
 
 #if defined(__GNUC__)
 #define FORCE_ROUNDED(array) __asm__ volatile("" : "+m"(array))
@@ -215,6 +218,90 @@ static void encode_q4_1(uint8_t *blocks, const float *src, uint64_t n) {
     }
 }
 
+/* Codes 0..31 of 32 scaled weights that already hold their offset: the fifth bits, then nibbles. */
+static void store_fives(uint8_t *out, const float *shifted) {
+    uint32_t high = 0;
+    for (int i = 0; i < BLOCK; i++) {
+        float x = shifted[i];
+        x = x < 16777216.0f && x > 0.0f ? x : 0.0f;
+        const uint32_t whole = (uint32_t)x, code = whole > 31 ? 31 : whole;
+        high |= code >> 4 << i;
+        if (i < BLOCK / 2) out[4 + i] = (uint8_t)(code & 15);
+        else out[4 + i - BLOCK / 2] |= (uint8_t)((code & 15) << 4);
+    }
+    store_u16(out, (uint16_t)high);
+    store_u16(out + 2, (uint16_t)(high >> 16));
+}
+
+/* As Q4_0: d = (the first weight of largest magnitude) / -16 */
+static void encode_q5_0(uint8_t *blocks, const float *src, uint64_t n) {
+    for (; n; n -= BLOCK, src += BLOCK, blocks += 22) {
+        uint32_t largest = float_bits(max_magnitude(src, BLOCK));
+        int first = 0;
+        while ((float_bits(src[first]) & ABS_MASK) != largest) first++;
+        float d = src[first] / -16.0f, id = inverse(d), scaled[BLOCK];
+        for (int i = 0; i < BLOCK; i++) scaled[i] = src[i] * id;
+        FORCE_ROUNDED(scaled);
+        for (int i = 0; i < BLOCK; i++) scaled[i] += 16.5f;
+        store_u16(blocks, f32_to_f16(d));
+        store_fives(blocks + 2, scaled);
+    }
+}
+
+/* As Q4_1: d = (max - min) / 31 */
+static void encode_q5_1(uint8_t *blocks, const float *src, uint64_t n) {
+    for (; n; n -= BLOCK, src += BLOCK, blocks += 24) {
+        float max = src[0], min = src[0], largest = max_magnitude(src, BLOCK);
+        for (int i = 1; i < BLOCK; i++) {
+            max = src[i] > max ? src[i] : max;
+            min = src[i] < min ? src[i] : min;
+        }
+        if (float_bits(largest) > INF_BITS) max = min = largest;       /* a NaN stays visible in d and m */
+        float d = (max - min) / 31.0f, id = inverse(d), scaled[BLOCK];
+        for (int i = 0; i < BLOCK; i++) scaled[i] = (src[i] - min) * id;
+        FORCE_ROUNDED(scaled);
+        for (int i = 0; i < BLOCK; i++) scaled[i] += 0.5f;
+        store_u16(blocks, f32_to_f16(d));
+        store_u16(blocks + 2, f32_to_f16(min));
+        store_fives(blocks + 4, scaled);
+    }
+}
+
+/* e = floor(log2(max|w|)), the logarithm rounded to f32, - 2 + 127; of equally near values the first */
+static void encode_mxfp4(uint8_t *blocks, const float *src, uint64_t n) {
+    for (; n; n -= BLOCK, src += BLOCK, blocks += 17) {
+        const float largest = max_magnitude(src, BLOCK);
+        const float log = largest > 0.0f ? floorf((float)log2((double)largest)) + 125.0f : 0.0f;
+        blocks[0] = (uint8_t)(log > 0.0f ? log < 254.0f ? log : 254.0f : 0.0f);
+        const float d = blocks_e8m0_half(blocks[0]);
+        for (int i = 0; i < BLOCK; i++) {
+            float best = INFINITY;
+            int code = 0;
+            for (int v = 0; v < 16; v++) {
+                const float error = fabsf(d * (float)blocks_mxfp4_values[v] - src[i]);
+                code = error < best ? v : code;
+                best = error < best ? error : best;
+            }
+            if (i < BLOCK / 2) blocks[1 + i] = (uint8_t)code;
+            else blocks[1 + i - BLOCK / 2] |= (uint8_t)(code << 4);
+        }
+    }
+}
+
+/* absmax; codes of w * (1 / absmax), a tie between two values to the lower */
+static void encode_nf4(uint8_t *blocks, const float *src, uint64_t n) {
+    float bounds[15];
+    for (int v = 0; v < 15; v++) bounds[v] = (blocks_nf4_values[v] + blocks_nf4_values[v + 1]) / 2.0f;
+    for (; n; n -= NF4_BLOCK, src += NF4_BLOCK, blocks += 36) {
+        const float absmax = max_magnitude(src, NF4_BLOCK), id = 1.0f / (absmax > 1e-38f ? absmax : 1e-38f);
+        int32_t code[NF4_BLOCK] = {0};
+        for (int v = 0; v < 15; v++)
+            for (int i = 0; i < NF4_BLOCK; i++) code[i] += src[i] * id > bounds[v];
+        store_f32(blocks, absmax);
+        for (int i = 0; i < NF4_BLOCK / 2; i++) blocks[4 + i] = (uint8_t)(code[2 * i] << 4 | code[2 * i + 1]);
+    }
+}
+
 /* s = max|w| / 127; q = w / s rounded to nearest even, within +-127 (only a subnormal s can lead beyond);
  * q = 0 where s is 0. */
 void quant_encode_int8(int8_t *codes, uint8_t *scales, const float *src, uint32_t group_size, uint64_t n) {
@@ -247,7 +334,8 @@ static const codec CODECS[] = {
         { TYPE_BF16, decode_bf16, encode_bf16 },
     { TYPE_Q8_0, decode_q8_0, encode_q8_0 }, { TYPE_Q4_0, decode_q4_0, encode_q4_0 },
         { TYPE_Q4_1, decode_q4_1, encode_q4_1 },
-    { TYPE_NF4, decode_nf4, NULL },
+    { TYPE_NF4, decode_nf4, encode_nf4 },     { TYPE_Q5_0, NULL, encode_q5_0 },        { TYPE_Q5_1, NULL, encode_q5_1 },
+    { TYPE_MXFP4, NULL, encode_mxfp4 },
 };
 
 static const codec *codec_find(const type_info *type) {
@@ -258,13 +346,13 @@ static const codec *codec_find(const type_info *type) {
 
 void quant_decode(const type_info *type, float *out, const uint8_t *blocks, uint64_t n) {
     const codec *c = codec_find(type);
-    if (c) c->decode(out, blocks, n);
+    if (c && c->decode) c->decode(out, blocks, n);
     else decode_parts(type, out, blocks, n);
 }
 
 bool quant_encode(const type_info *type, uint8_t *blocks, const float *src, uint64_t n) {
     const codec *c = codec_find(type);
-    if (!c || !c->encode) return false;
+    if (!c) return encode_blocks(type, blocks, src, n);
     c->encode(blocks, src, n);
     return true;
 }

@@ -1,0 +1,476 @@
+/* encode.c: weights to the blocks whose scales are searched for: Q2_K to Q6_K, IQ4_NL, IQ4_XS. For each group of 16 or 32 weights many
+ * scales (and mins) are tried: each gives codes, the codes give the scale and min of the least weighted square error, and the best of
+ * all is kept; then the scales of a block are rounded to their few bits, and around each rounded one the neighbours are tried again.
+ * Eight groups are searched side by side, in plain loops that compilers vectorise; every sum is over one group in its order, so the
+ * bytes are the same on every machine. Products stand apart from sums, so that none is fused. What bytes mean is blocks.c's business.
+ * Called by quant.c. */
+#include "encode.h"
+
+#include "blocks.h"
+
+enum { LANES = 8, GROUP_MAX = 32, BLOCK_WEIGHTS = 256 };
+#define TO_WHOLE 12582912.0f               /* 1.5 * 2^23: adding it leaves no bits for a fraction */
+
+/* Eight groups side by side. */
+typedef struct groups {
+    uint32_t n;                            /* weights of a group */
+    float x[GROUP_MAX][LANES], w[GROUP_MAX][LANES];
+} groups;
+
+/* What codes may stand for: whole numbers from low to high, or the values of IQ4. */
+typedef struct levels {
+    float low, high;
+    bool iq4;
+} levels;
+
+static float whole(float v) { return (v + TO_WHOLE) - TO_WHOLE; }
+
+/* The level nearest to v. */
+static inline float level_near(float v, levels l) {
+    if (!l.iq4) {
+        v = v > l.low ? v : l.low;
+        v = v < l.high ? v : l.high;
+        return whole(v);
+    }
+    float value = -127.0f;
+    for (int i = 0; i < 15; i++) {
+        const float lower = (float)blocks_iq4_values[i], upper = (float)blocks_iq4_values[i + 1];
+        value += v > 0.5f * (lower + upper) ? upper - lower : 0.0f;
+    }
+    return value;
+}
+
+typedef enum weighting { WEIGHT_SQUARE, WEIGHT_MAGNITUDE, WEIGHT_MEAN_AND_MAGNITUDE } weighting;
+
+static float magnitude_of(float x) { return x < 0.0f ? -x : x; }
+
+static float square_root(float x) {        /* Newton's, from above; needs no libm */
+    float y = x > 1.0f ? x : 1.0f;
+    if (!(x > 0.0f)) return 0.0f;
+    for (int i = 0; i < 64; i++) {
+        const float next = 0.5f * (y + x / y);
+        if (!(next < y)) break;
+        y = next;
+    }
+    return y;
+}
+
+/* Groups first .. first + count - 1 of src; the lanes left over repeat the first. */
+static void take_groups(groups *g, const float *src, uint32_t n, uint32_t count, weighting weighting) {
+    g->n = n;
+    for (uint32_t lane = 0; lane < LANES; lane++) {
+        const float *from = src + (lane < count ? lane : 0) * n;
+        float mean = 0.0f;
+        if (weighting == WEIGHT_MEAN_AND_MAGNITUDE) {
+            for (uint32_t i = 0; i < n; i++) {
+                const float square = from[i] * from[i];
+                mean += square;
+            }
+            mean = square_root(mean / (float)n);
+        }
+        for (uint32_t i = 0; i < n; i++) {
+            const float magnitude = magnitude_of(from[i]);
+            g->x[i][lane] = from[i];
+            g->w[i][lane] = weighting == WEIGHT_SQUARE ? from[i] * from[i] : mean + magnitude;
+        }
+    }
+}
+
+/* ---- without a min: x = scale * level ---- */
+
+/* For scales 1 / inverse: the levels' sums, and the scale that fits them best; kept where its gain is the largest so far. The error is
+ * the sum of w x^2 less the gain. */
+static void try_scales(const groups *g, const float *inverse, levels l, float *scale, float *gain) {
+    float sum_xl[LANES] = {0}, sum_l2[LANES] = {0};
+    for (uint32_t i = 0; i < g->n; i++)
+        for (uint32_t k = 0; k < LANES; k++) {
+            const float level = level_near(g->x[i][k] * inverse[k], l), wl = g->w[i][k] * level;
+            const float xl = wl * g->x[i][k], l2 = wl * level;
+            sum_xl[k] += xl;
+            sum_l2[k] += l2;
+        }
+    for (uint32_t k = 0; k < LANES; k++) {
+        const float fit = sum_l2[k] > 0.0f ? sum_xl[k] / sum_l2[k] : 0.0f, found = fit * sum_xl[k];
+        const bool better = found > gain[k];
+        scale[k] = better ? fit : scale[k];
+        gain[k] = better ? found : gain[k];
+    }
+}
+
+static float inverse_of(float x) {
+    const float inverse = 1.0f / x;
+    return x != 0.0f && inverse - inverse == 0.0f ? inverse : 0.0f;
+}
+
+enum { SCALE_STEPS = 9 };
+/* The largest weight lands about on either end of the levels. */
+static void search_scales(const groups *g, levels l, float *scale) {
+    float largest[LANES] = {0}, inverse[LANES], gain[LANES] = {0};
+    for (uint32_t i = 0; i < g->n; i++)
+        for (uint32_t k = 0; k < LANES; k++)
+            largest[k] = magnitude_of(g->x[i][k]) > magnitude_of(largest[k]) ? g->x[i][k] : largest[k];
+    for (uint32_t k = 0; k < LANES; k++) scale[k] = 0.0f;
+    const float step = l.iq4 ? 1.0f : 0.1f, ends[2] = {l.low, l.high};
+    for (int end = 0; end < 2; end++)
+        for (int s = -SCALE_STEPS; s <= SCALE_STEPS; s++) {
+            for (uint32_t k = 0; k < LANES; k++) inverse[k] = (ends[end] + (float)s * step) * inverse_of(largest[k]);
+            try_scales(g, inverse, l, scale, gain);
+        }
+    for (int again = 0; again < 2; again++) {
+        for (uint32_t k = 0; k < LANES; k++) inverse[k] = inverse_of(scale[k]);
+        try_scales(g, inverse, l, scale, gain);
+    }
+}
+
+static void scale_errors(const groups *g, const float *scale, levels l, float *error) {
+    float inverse[LANES], sum[LANES] = {0};
+    for (uint32_t k = 0; k < LANES; k++) inverse[k] = inverse_of(scale[k]);
+    for (uint32_t i = 0; i < g->n; i++)
+        for (uint32_t k = 0; k < LANES; k++) {
+            const float value = level_near(g->x[i][k] * inverse[k], l) * scale[k], off = value - g->x[i][k];
+            const float weighted = g->w[i][k] * off, square = weighted * off;
+            sum[k] += square;
+        }
+    memcpy(error, sum, sizeof sum);
+}
+
+/* Whole factors of d, within low and high, for the scales: the nearest, or a neighbour that is better. */
+static void round_scales(const groups *g, const float *scale, float d, float low, float high, levels l, float *factor) {
+    float best[LANES] = {0}, error[LANES], tried[LANES], product[LANES];
+    const float inverse = inverse_of(d);
+    for (int step = 0; step < 3; step++) {
+        for (uint32_t k = 0; k < LANES; k++) {
+            float f = whole(scale[k] * inverse) + (step == 0 ? 0.0f : step == 1 ? -1.0f : 1.0f);
+            f = f > low ? f : low;
+            tried[k] = f < high ? f : high;
+            product[k] = d * tried[k];
+        }
+        scale_errors(g, product, l, error);
+        for (uint32_t k = 0; k < LANES; k++) {
+            const bool better = step == 0 || error[k] < best[k];
+            best[k] = better ? error[k] : best[k];
+            factor[k] = better ? tried[k] : factor[k];
+        }
+    }
+}
+
+/* ---- with a min: x = scale * level + min, min <= 0, levels from 0 ---- */
+
+typedef struct affine {
+    float scale[LANES], min[LANES], error[LANES];
+    float sum_w[LANES], sum_x[LANES], sum_x2[LANES];
+} affine;
+
+/* For levels of (x - offset) * inverse: the scale and min that fit them best; kept where their error is the least so far. */
+static void try_affine(const groups *g, const float *offset, const float *inverse, float high, affine *best) {
+    float sum_l[LANES] = {0}, sum_l2[LANES] = {0}, sum_xl[LANES] = {0};
+    for (uint32_t i = 0; i < g->n; i++)
+        for (uint32_t k = 0; k < LANES; k++) {
+            float level = (g->x[i][k] - offset[k]) * inverse[k];
+            level = level > 0.0f ? level : 0.0f;
+            level = whole(level < high ? level : high);
+            const float wl = g->w[i][k] * level, l2 = wl * level, xl = wl * g->x[i][k];
+            sum_l[k] += wl;
+            sum_l2[k] += l2;
+            sum_xl[k] += xl;
+        }
+    for (uint32_t k = 0; k < LANES; k++) {
+        const float a = best->sum_w[k] * sum_l2[k], b = sum_l[k] * sum_l[k], det = a - b;
+        const float c = best->sum_w[k] * sum_xl[k], e = best->sum_x[k] * sum_l[k];
+        const float f = sum_l2[k] * best->sum_x[k], h = sum_l[k] * sum_xl[k];
+        float scale = (c - e) / det, min = (f - h) / det;
+        const bool above = min > 0.0f;
+        scale = above ? sum_xl[k] / sum_l2[k] : scale;
+        min = above ? 0.0f : min;
+        /* sum of w (scale l + min - x)^2 */
+        const float sl = scale * sum_l[k], p = scale * scale * sum_l2[k], q = min * min * best->sum_w[k], r = 2.0f * min * sl;
+        const float s = 2.0f * scale * sum_xl[k], t = 2.0f * min * best->sum_x[k];
+        const float error = best->sum_x2[k] + ((p + q) + r - s - t);
+        const bool better = det > 0.0f && scale > 0.0f && error < best->error[k];
+        best->scale[k] = better ? scale : best->scale[k];
+        best->min[k] = better ? min : best->min[k];
+        best->error[k] = better ? error : best->error[k];
+    }
+}
+
+enum { AFFINE_STEPS = 20 };
+static void search_affine(const groups *g, float high, float first, float step, affine *best) {
+    float low[LANES] = {0}, top[LANES], inverse[LANES];
+    memset(best, 0, sizeof *best);
+    memcpy(top, g->x[0], sizeof top);
+    for (uint32_t i = 0; i < g->n; i++)
+        for (uint32_t k = 0; k < LANES; k++) {
+            const float x = g->x[i][k], wx = g->w[i][k] * x, wx2 = wx * x;
+            low[k] = x < low[k] ? x : low[k];
+            top[k] = x > top[k] ? x : top[k];
+            best->sum_w[k] += g->w[i][k];
+            best->sum_x[k] += wx;
+            best->sum_x2[k] += wx2;
+        }
+    for (uint32_t k = 0; k < LANES; k++) {
+        best->min[k] = low[k];
+        best->error[k] = best->sum_x2[k] + 1.0f;
+        best->scale[k] = (top[k] - low[k]) / high;
+    }
+    for (int s = 0; s <= AFFINE_STEPS; s++) {
+        for (uint32_t k = 0; k < LANES; k++) inverse[k] = (high + first + step * (float)s) * inverse_of(top[k] - low[k]);
+        try_affine(g, low, inverse, high, best);
+    }
+    for (int again = 0; again < 2; again++) {
+        float offset[LANES];
+        for (uint32_t k = 0; k < LANES; k++) {
+            inverse[k] = inverse_of(best->scale[k]);
+            offset[k] = best->min[k];
+        }
+        try_affine(g, offset, inverse, high, best);
+    }
+}
+
+/* The error of levels with scale and min, and the min that would fit those levels best. */
+static void affine_errors(const groups *g, const affine *a, const float *scale, const float *min, float high, float *error,
+                          float *better_min) {
+    float inverse[LANES], sum[LANES] = {0}, sum_l[LANES] = {0};
+    for (uint32_t k = 0; k < LANES; k++) inverse[k] = inverse_of(scale[k]);
+    for (uint32_t i = 0; i < g->n; i++)
+        for (uint32_t k = 0; k < LANES; k++) {
+            float level = (g->x[i][k] - min[k]) * inverse[k];
+            level = level > 0.0f ? level : 0.0f;
+            level = whole(level < high ? level : high);
+            const float product = level * scale[k], value = product + min[k], off = value - g->x[i][k];
+            const float weighted = g->w[i][k] * off, square = weighted * off, wl = g->w[i][k] * level;
+            sum[k] += square;
+            sum_l[k] += wl;
+        }
+    for (uint32_t k = 0; k < LANES; k++) {
+        const float part = scale[k] * sum_l[k];
+        error[k] = sum[k];
+        better_min[k] = a->sum_w[k] > 0.0f ? (a->sum_x[k] - part) / a->sum_w[k] : 0.0f;
+    }
+}
+
+static float clamped(float v, float high) {
+    v = v > 0.0f ? v : 0.0f;
+    return v < high ? v : high;
+}
+
+/* Whole factors of d and m, up to `most`, for scales and mins. */
+static void round_affine(const groups *g, const affine *a, float d, float m, float most, float high, float *scale, float *min) {
+    float best[LANES] = {0}, error[LANES], fit[LANES], s[LANES], f[LANES], factor[LANES], least[LANES];
+    const float inverse_d = inverse_of(d), inverse_m = inverse_of(m);
+    for (int step = 0; step < 3; step++) {
+        for (uint32_t k = 0; k < LANES; k++) {
+            const float nearest = whole(clamped(a->scale[k] * inverse_d, most));
+            factor[k] = clamped(nearest + (step == 0 ? 0.0f : step == 1 ? -1.0f : 1.0f), most);
+            s[k] = d * factor[k];
+            least[k] = whole(clamped(-a->min[k] * inverse_m, most));
+            f[k] = -(m * least[k]);
+        }
+        for (int pass = 0; pass < 2; pass++) {
+            affine_errors(g, a, s, f, high, error, fit);
+            for (uint32_t k = 0; k < LANES; k++) {
+                const bool better = (step == 0 && pass == 0) || error[k] < best[k];
+                best[k] = better ? error[k] : best[k];
+                scale[k] = better ? factor[k] : scale[k];
+                min[k] = better ? least[k] : min[k];
+                least[k] = whole(clamped(-fit[k] * inverse_m, most));
+                f[k] = -(m * least[k]);
+            }
+        }
+    }
+}
+
+/* ---- the blocks ---- */
+
+static void put_half(uint8_t *p, uint16_t half) {
+    p[0] = (uint8_t)half;
+    p[1] = (uint8_t)(half >> 8);
+}
+
+static const levels WHOLE_Q6 = {-32.0f, 31.0f, false}, WHOLE_Q3 = {-4.0f, 3.0f, false}, LEVELS_IQ4 = {-127.0f, 113.0f, true};
+
+/* f16 that holds d, as a float. */
+static float as_half(float d) { return f16_to_f32(f32_to_f16(d)); }
+
+/* Scales of n_groups groups (8 or 16) as factors of *d, which lie within -limit and limit - 1; then each group's levels. */
+static void encode_symmetric(const float *src, uint32_t n_groups, uint32_t n, levels l, float limit, weighting weighting, float *d,
+                             float *factors, float *values) {
+    static const uint32_t at_once = LANES;
+    groups g[2];
+    float scales[16], largest = 0.0f;
+    for (uint32_t first = 0; first < n_groups; first += at_once) {
+        take_groups(&g[first / LANES], src + first * n, n, LANES, weighting);
+        search_scales(&g[first / LANES], l, scales + first);
+    }
+    for (uint32_t i = 0; i < n_groups; i++) largest = magnitude_of(scales[i]) > magnitude_of(largest) ? scales[i] : largest;
+    *d = as_half(largest / -limit);
+    for (uint32_t first = 0; first < n_groups; first += at_once)
+        round_scales(&g[first / LANES], scales + first, *d, -limit, limit - 1.0f, l, factors + first);
+    for (uint32_t i = 0; i < n_groups; i++) {
+        const float inverse = inverse_of(*d * factors[i]);
+        for (uint32_t k = 0; k < n; k++) values[i * n + k] = level_near(src[i * n + k] * inverse, l);
+    }
+}
+
+/* u8 n[128]; u8 h[64]; i8 s[16]; f16 d */
+static void encode_q6_k(uint8_t *block, const float *src) {
+    float d, factors[16], values[BLOCK_WEIGHTS];
+    encode_symmetric(src, 16, 16, WHOLE_Q6, 128.0f, WEIGHT_SQUARE, &d, factors, values);
+    memset(block, 0, 208);
+    put_half(block + 208, f32_to_f16(d));
+    for (uint32_t g = 0; g < 16; g++) block[192 + g] = (uint8_t)(int8_t)factors[g];
+    for (uint32_t k = 0; k < BLOCK_WEIGHTS; k++) {
+        const uint32_t code = (uint32_t)((int32_t)values[k] + 32), h = k / 128, c = k % 128 / 32, i = k % 32;
+        block[64 * h + 32 * (c % 2) + i] |= (uint8_t)((code & 15) << 4 * (c / 2));
+        block[128 + 32 * h + i] |= (uint8_t)(code >> 4 << 2 * c);
+    }
+}
+
+/* u8 h[32]; u8 q[64]; u8 s[12]; f16 d */
+static void encode_q3_k(uint8_t *block, const float *src) {
+    float d, factors[16], values[BLOCK_WEIGHTS];
+    encode_symmetric(src, 16, 16, WHOLE_Q3, 32.0f, WEIGHT_MAGNITUDE, &d, factors, values);
+    memset(block, 0, 108);
+    put_half(block + 108, f32_to_f16(d));
+    for (uint32_t g = 0; g < 16; g++) {
+        const uint32_t s = (uint32_t)((int32_t)factors[g] + 32);
+        block[96 + g % 8] |= (uint8_t)((s & 15) << 4 * (g / 8));
+        block[104 + g % 4] |= (uint8_t)(s >> 4 << 2 * (g / 4));
+    }
+    for (uint32_t k = 0; k < BLOCK_WEIGHTS; k++) {
+        const uint32_t code = (uint32_t)((int32_t)values[k] + 4);
+        block[32 + k / 128 * 32 + k % 32] |= (uint8_t)((code & 3) << k % 128 / 32 * 2);
+        block[k % 32] |= (uint8_t)(code >> 2 << k / 32);
+    }
+}
+
+static uint32_t iq4_code(float value) {
+    uint32_t code = 0;
+    while (code < 15 && (float)blocks_iq4_values[code] < value) code++;
+    return code;
+}
+static void put_iq4(uint8_t *nibbles, const float *values) {
+    for (uint32_t i = 0; i < 16; i++) nibbles[i] = (uint8_t)(iq4_code(values[i]) | iq4_code(values[i + 16]) << 4);
+}
+
+/* f16 d; u16 h; u8 l[4]; u8 n[128] */
+static void encode_iq4_xs(uint8_t *block, const float *src) {
+    float d, factors[8], values[BLOCK_WEIGHTS];
+    encode_symmetric(src, 8, 32, LEVELS_IQ4, 32.0f, WEIGHT_MAGNITUDE, &d, factors, values);
+    uint32_t high = 0;
+    memset(block, 0, 8);
+    put_half(block, f32_to_f16(d));
+    for (uint32_t b = 0; b < 8; b++) {
+        const uint32_t s = (uint32_t)((int32_t)factors[b] + 32);
+        block[4 + b / 2] |= (uint8_t)((s & 15) << 4 * (b % 2));
+        high |= s >> 4 << 2 * b;
+        put_iq4(block + 8 + 16 * b, values + 32 * b);
+    }
+    put_half(block + 2, (uint16_t)high);
+}
+
+/* Up to 8 blocks of f16 d; u8 n[16]. */
+static void encode_iq4_nl(uint8_t *blocks, const float *src, uint32_t n_blocks) {
+    groups g;
+    float scales[LANES], values[GROUP_MAX];
+    take_groups(&g, src, 32, n_blocks, WEIGHT_MAGNITUDE);
+    search_scales(&g, LEVELS_IQ4, scales);
+    for (uint32_t b = 0; b < n_blocks; b++, blocks += 18) {
+        const float inverse = inverse_of(as_half(scales[b]));
+        put_half(blocks, f32_to_f16(scales[b]));
+        for (uint32_t i = 0; i < 32; i++) values[i] = level_near(src[b * 32 + i] * inverse, LEVELS_IQ4);
+        put_iq4(blocks + 2, values);
+    }
+}
+
+/* How a type with mins is searched and rounded. */
+typedef struct affine_type {
+    uint32_t n_groups, n;
+    float high, most;                      /* of a code, of a factor */
+    float first, step;                     /* of the search */
+    weighting weighting;
+} affine_type;
+static const affine_type AFFINE_Q2 = {16, 16, 3.0f, 15.0f, -0.5f, 0.1f, WEIGHT_MAGNITUDE};
+static const affine_type AFFINE_Q4 = {8, 32, 15.0f, 63.0f, -1.0f, 0.1f, WEIGHT_MEAN_AND_MAGNITUDE};
+static const affine_type AFFINE_Q5 = {8, 32, 31.0f, 63.0f, -1.0f, 0.1f, WEIGHT_MEAN_AND_MAGNITUDE};
+
+static void encode_affine(const float *src, const affine_type *t, float *d, float *m, float *scales, float *mins, uint8_t *codes) {
+    groups g[2];
+    affine found[2];
+    float largest = 0.0f, least = 0.0f;
+    for (uint32_t i = 0; i < t->n_groups / LANES; i++) {
+        take_groups(&g[i], src + i * LANES * t->n, t->n, LANES, t->weighting);
+        search_affine(&g[i], t->high, t->first, t->step, &found[i]);
+        for (uint32_t k = 0; k < LANES; k++) {
+            largest = found[i].scale[k] > largest ? found[i].scale[k] : largest;
+            least = found[i].min[k] < least ? found[i].min[k] : least;
+        }
+    }
+    *d = as_half(largest / t->most);
+    *m = as_half(-least / t->most);
+    for (uint32_t i = 0; i < t->n_groups / LANES; i++)
+        round_affine(&g[i], &found[i], *d, *m, t->most, t->high, scales + i * LANES, mins + i * LANES);
+    for (uint32_t i = 0; i < t->n_groups; i++) {
+        const float inverse = inverse_of(*d * scales[i]), min = *m * mins[i];
+        for (uint32_t k = 0; k < t->n; k++) codes[i * t->n + k] = (uint8_t)whole(clamped((src[i * t->n + k] + min) * inverse, t->high));
+    }
+}
+
+/* u8 s[16]; u8 q[64]; f16 d; f16 m */
+static void encode_q2_k(uint8_t *block, const float *src) {
+    float d, m, scales[16], mins[16];
+    uint8_t codes[BLOCK_WEIGHTS];
+    encode_affine(src, &AFFINE_Q2, &d, &m, scales, mins, codes);
+    memset(block, 0, 80);
+    put_half(block + 80, f32_to_f16(d));
+    put_half(block + 82, f32_to_f16(m));
+    for (uint32_t g = 0; g < 16; g++) block[g] = (uint8_t)((uint32_t)scales[g] | (uint32_t)mins[g] << 4);
+    for (uint32_t k = 0; k < BLOCK_WEIGHTS; k++)
+        block[16 + k / 128 * 32 + k % 32] |= (uint8_t)(codes[k] << k % 128 / 32 * 2);
+}
+
+/* f16 d; f16 m; u8 s[12]; Q5_K: u8 h[32]; u8 n[128] */
+static void encode_q45_k(uint8_t *block, const float *src, bool five) {
+    float d, m, scales[8], mins[8];
+    uint8_t codes[BLOCK_WEIGHTS], *s = block + 4, *high = block + 16, *nibbles = block + (five ? 48 : 16);
+    encode_affine(src, five ? &AFFINE_Q5 : &AFFINE_Q4, &d, &m, scales, mins, codes);
+    memset(block, 0, five ? 176 : 144);
+    put_half(block, f32_to_f16(d));
+    put_half(block + 2, f32_to_f16(m));
+    for (uint32_t b = 0; b < 8; b++) {
+        const uint32_t scale = (uint32_t)scales[b], min = (uint32_t)mins[b];
+        if (b < 4) {
+            s[b] |= (uint8_t)scale;
+            s[b + 4] |= (uint8_t)min;
+        } else {
+            s[b + 4] = (uint8_t)((scale & 15) | (min & 15) << 4);
+            s[b - 4] |= (uint8_t)(scale >> 4 << 6);
+            s[b] |= (uint8_t)(min >> 4 << 6);
+        }
+    }
+    for (uint32_t k = 0; k < BLOCK_WEIGHTS; k++) {
+        nibbles[k / 64 * 32 + k % 32] |= (uint8_t)((codes[k] & 15) << 4 * (k / 32 % 2));
+        if (five) high[k % 32] |= (uint8_t)(codes[k] >> 4 << k / 32);
+    }
+}
+
+bool encode_blocks(const type_info *type, uint8_t *blocks, const float *src, uint64_t n) {
+    const uint64_t n_blocks = n / type->block_len;
+    if (type->id == TYPE_IQ4_NL) {
+        for (uint64_t b = 0; b < n_blocks; b += LANES)
+            encode_iq4_nl(blocks + b * 18, src + b * 32, (uint32_t)(n_blocks - b < LANES ? n_blocks - b : LANES));
+        return true;
+    }
+    for (uint64_t b = 0; b <= n_blocks; b++, blocks += type->block_bytes, src += type->block_len) {
+        if (b == n_blocks) return type->block_len == BLOCK_WEIGHTS;
+        switch (type->id) {
+        case TYPE_Q2_K: encode_q2_k(blocks, src); break;
+        case TYPE_Q3_K: encode_q3_k(blocks, src); break;
+        case TYPE_Q4_K: encode_q45_k(blocks, src, false); break;
+        case TYPE_Q5_K: encode_q45_k(blocks, src, true); break;
+        case TYPE_Q6_K: encode_q6_k(blocks, src); break;
+        case TYPE_IQ4_XS: encode_iq4_xs(blocks, src); break;
+        default: return false;
+        }
+    }
+    return true;
+}
