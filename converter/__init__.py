@@ -65,9 +65,9 @@ def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str =
     the format unless `format` does.
 
     `type` is that of every matrix, or one of the mixes q4_k_s, q4_k_m, q5_k_m; "keep" the source's own. `tensor_types` are
-    "PATTERN=TYPE" for single matrices, `keep_head` is the head's type. `lora` is the folder of a PEFT adapter to merge. `progress(done, total,
-    tensor)` is called while writing, and `encoder(type, f32 array, group_size)` may encode faster than numpy. Raises ConvertError,
-    whose `code` is the exit code a program ends with; `out` is as it was, then.
+    "PATTERN=TYPE" for single matrices, `keep_head` is the head's type. `lora` is the folder of a PEFT adapter to merge.
+    `progress(done, total, tensor)` is called while writing, and `encoder(type, f32 array, group_size)` may encode faster than
+    numpy. Raises ConvertError, whose `code` is the exit code a program ends with; `out` is as it was, then.
     """
     from . import targets
     from .sources import open_source

@@ -367,6 +367,7 @@ typedef struct quant_job {
     float *floats_out;
     const uint8_t *blocks_in;
     uint8_t *blocks_out;
+    kernel_encode *search;         /* of types whose scales are searched for; else NULL */
 } quant_job;
 
 enum { QUANT_CHUNKS = 64 };
@@ -387,6 +388,7 @@ static void quant_run(void *argument, team *team) {
         else if (job->type->id == TYPE_NF4_DQ)
             quant_decode_nf4_dq(job->floats_out + at, job->blocks_in + at / NF4_BLOCK * job->type->block_bytes,
                                 job->blocks_in + numel / NF4_BLOCK * job->type->block_bytes, at / NF4_BLOCK, n);
+        else if (job->search) job->search(job->type, job->blocks_out + begin * job->row_bytes, job->floats_in + at, n);
         else if (job->blocks_out) quant_encode(job->type, job->blocks_out + begin * job->row_bytes, job->floats_in + at, n);
         else quant_decode(job->type, job->floats_out + at, job->blocks_in + begin * job->row_bytes, n);
     }
@@ -424,8 +426,14 @@ ak42_status ak42_quantize(uint32_t type, uint32_t group_size, const float *src, 
     quant_job job = {.group_size = group_size, .rows = rows, .columns = columns, .floats_in = src, .blocks_out = dst};
     const ak42_status status = quant_check(&job, type, dst_bytes, n_threads, err);
     if (status) return status;
-    if (type != TYPE_INT8 && !quant_encode(job.type, dst, src, 0))
-        return error_set(err, AK42_STATUS_ARG, "%s: cannot be written", job.type->name);
+    if (type != TYPE_INT8 && !quant_encode(job.type, dst, src, 0)) {
+        kernel_table kernels;
+        const ak42_status selected = kernels_select(&kernels, NULL, err);
+        if (selected) return selected;
+        if (!kernels.encode(job.type, dst, src, 0))
+            return error_set(err, AK42_STATUS_ARG, "%s: cannot be written", job.type->name);
+        job.search = kernels.encode;
+    }
     return quant_start(&job, n_threads, err);
 }
 

@@ -10,7 +10,6 @@
 #include <math.h>
 
 #include "blocks.h"
-#include "encode.h"
 
 #if defined(__GNUC__)
 #define FORCE_ROUNDED(array) __asm__ volatile("" : "+m"(array))
@@ -352,7 +351,7 @@ void quant_decode(const type_info *type, float *out, const uint8_t *blocks, uint
 
 bool quant_encode(const type_info *type, uint8_t *blocks, const float *src, uint64_t n) {
     const codec *c = codec_find(type);
-    if (!c) return encode_blocks(type, blocks, src, n);
+    if (!c) return false;
     c->encode(blocks, src, n);
     return true;
 }

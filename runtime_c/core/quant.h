@@ -12,7 +12,7 @@ void quant_decode_int8(float *out, const int8_t *codes, const uint8_t *scales, u
 void quant_decode_nf4_dq(float *out, const uint8_t *blocks, const uint8_t *tables, uint64_t first_block, uint64_t n);
 /* The absmax of a block: value[code] * nested absmax + offset. */
 float quant_nf4_absmax(uint8_t code, const uint8_t *tables, uint64_t block);
-/* false where the type cannot be written. */
+/* false where the type cannot be written, or only by a kernel_encode. */
 bool quant_encode(const type_info *type, uint8_t *blocks, const float *src, uint64_t n);
 void quant_encode_int8(int8_t *codes, uint8_t *scales, const float *src, uint32_t group_size, uint64_t n);
 

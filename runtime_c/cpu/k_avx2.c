@@ -308,6 +308,7 @@ AK42_TARGET("avx2,fma,f16c") static inline void widen_halves(float *out, const u
 void kernels_fill_avx2(kernel_table *table) {
     outliers_fill(table);
     avx2_fill_blocks(table);
+    avx2_fill_encode(table);
     table->kv_default = AK42_KV_TYPE_F16;
     table->types[KERNEL_F32] =
         (type_kernels){ ACT_F32, FLOAT_NR, gemm_f32, unpack_f32, gemm_f32, WIDE_BYTES, 48 };

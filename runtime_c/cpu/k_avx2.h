@@ -17,6 +17,7 @@
 /* Quantised products of k_avx2_quant.c, for groups below 32 also k_avx2_vnni.c's. */
 void avx2_gemm_int8(const gemm_args *args);
 void avx2_fill_quant(kernel_table *table);
+void avx2_fill_encode(kernel_table *table);        /* k_avx2_encode.c */
 void avx2_fill_blocks(kernel_table *table);        /* k_avx2_blocks.c */
 void avx2_vnni_fill_blocks(kernel_table *table);   /* k_avx2_blocks_vnni.c */
 void avx2_fill_attention(kernel_table *table);

@@ -415,4 +415,5 @@ void kernels_fill_generic(kernel_table *table) {
     };
     outliers_fill(table);
     blocks_fill_generic(table);
+    encode_fill_plain(table);
 }

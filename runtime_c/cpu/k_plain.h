@@ -13,5 +13,6 @@ void plain_gemm_bf16(const gemm_args *args);
 /* Set the slots of core/blocks.h's types: exact, and on ACT_Q8. Defined in k_blocks_plain.c. */
 void blocks_fill_reference(kernel_table *table);
 void blocks_fill_generic(kernel_table *table);
+void encode_fill_plain(kernel_table *table);       /* k_encode_plain.c */
 
 #endif

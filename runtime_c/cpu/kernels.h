@@ -89,6 +89,10 @@ typedef struct type_kernels {
     uint32_t wide_from;            /* rows from which unpacking pays; 0: more than nr */
 } type_kernels;
 
+/* Encodes n weights to the blocks of a type whose scales are searched for (Q2_K to Q6_K, IQ4_NL, IQ4_XS); false of another type. The
+ * same bytes on every ISA. */
+typedef bool kernel_encode(const type_info *type, uint8_t *blocks, const float *src, uint64_t n);
+
 /* Rows of type_kernels: the panel16 types. */
 enum {
     KERNEL_F32, KERNEL_F16, KERNEL_BF16, KERNEL_Q8_0, KERNEL_INT8, KERNEL_Q4_0, KERNEL_Q4_1,
@@ -175,6 +179,7 @@ typedef struct kernel_table {
     type_kernels types[KERNEL_TYPES];
     kernel_outliers *outliers[KERNEL_TYPES];            /* of types whose activations are Q8 */
     kernel_pack *pack[ACT_COUNT];
+    kernel_encode *encode;
     kv_kernels kv[KV_TYPES];
     kernel_attn_merge *attn_merge;
     kernel_rmsnorm *rmsnorm;

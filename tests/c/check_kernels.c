@@ -7,6 +7,7 @@
 #include "../../runtime_c/core/blocks.h"
 #include "../../runtime_c/core/panel.h"
 #include "../../runtime_c/core/panel_words.h"
+#include "../../runtime_c/core/quant.h"
 #include "../../runtime_c/core/types.h"
 #include "../../runtime_c/cpu/outliers.h"
 #include "attention_checks.h"
@@ -432,6 +433,40 @@ static void check_matrices(const kernel_table *table) {
     check_problem(table, KERNEL_Q8_0, 0, SUPERS_MAX, 1);
 }
 
+/* ---- encoders ---- */
+
+/* The bytes are those of plain C, and what they decode to is near: within the step of two codes of the widest weight. */
+static void check_encode(const kernel_table *table, const kernel_table *generic) {
+    static const struct { uint32_t type; double off; } types[] = {
+        {TYPE_Q2_K, 0.5}, {TYPE_Q3_K, 0.3}, {TYPE_Q4_K, 0.12}, {TYPE_Q5_K, 0.06}, {TYPE_Q6_K, 0.04}, {TYPE_IQ4_NL, 0.15},
+        {TYPE_IQ4_XS, 0.15}};
+    enum { N = 8 * 256 };
+    static float x[N], back[N];
+    static uint8_t mine[N], theirs[N];
+    for (uint32_t i = 0; i < N; i++) {
+        x[i] = i < 256 ? 0.0f : i < 512 ? 0.25f : i < 768 ? fabsf(rng_float()) : rng_float() * (i < 1024 ? 1e-3f : 1.0f);
+        if (i % 97 == 5) x[i] *= 3.0f;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(types); i++) {
+        const type_info *type = type_by_id(types[i].type);
+        const size_t bytes = N / type->block_len * type->block_bytes;
+        memset(mine, 0xa5, sizeof mine);
+        check(table->encode(type, mine, x, N) && generic->encode(type, theirs, x, N) && !memcmp(mine, theirs, bytes), table->isa,
+              "encode (type)", type->id, 0, 0, 0);
+        quant_decode(type, back, mine, N);
+        for (uint32_t at = 0; at < N; at += 32) {
+            float largest = 0.0f;
+            bool near = true;
+            for (uint32_t k = at; k < at + 32; k++) largest = fmaxf(largest, fabsf(x[k]));
+            for (uint32_t k = at / 256 * 256; k < at / 256 * 256 + 256; k++) largest = fmaxf(largest, fabsf(x[k]));
+            for (uint32_t k = at; k < at + 32; k++) near &= fabs(back[k] - x[k]) <= types[i].off * largest;
+            check(near, table->isa, "encoded weights (type, block)", type->id, at, 0, 0);
+        }
+        check(table->encode(type, mine, x, 0), table->isa, "encode nothing (type)", type->id, 0, 0, 0);
+    }
+    check(!table->encode(type_by_id(TYPE_Q8_0), mine, x, 256), table->isa, "encode of another type", 0, 0, 0, 0);
+}
+
 /* ---- vectors ---- */
 
 static bool close_to(float x, double y, double relative, double absolute) {
@@ -673,6 +708,7 @@ int main(int argc, char **argv) {
             continue;
         }
         check_pack(&table, &generic);
+        check_encode(&table, &generic);
         for (uint32_t n = 1; n <= 300; n++) check_outliers_taken(&table, n);
         check_matrices(&table);
         check_attention(&table, &generic);

@@ -1,12 +1,19 @@
-/* encode.c: weights to the blocks whose scales are searched for: Q2_K to Q6_K, IQ4_NL, IQ4_XS. For each group of 16 or 32 weights many
- * scales (and mins) are tried: each gives codes, the codes give the scale and min of the least weighted square error, and the best of
- * all is kept; then the scales of a block are rounded to their few bits, and around each rounded one the neighbours are tried again.
- * Eight groups are searched side by side, in plain loops that compilers vectorise; every sum is over one group in its order, so the
- * bytes are the same on every machine. Products stand apart from sums, so that none is fused. What bytes mean is blocks.c's business.
- * Called by quant.c. */
-#include "encode.h"
+/* k_encode.h: weights to the blocks whose scales are searched for: Q2_K to Q6_K, IQ4_NL, IQ4_XS. A body that two files include. For each
+ * group of 16 or 32 weights many scales (and mins) are tried: each gives codes, the codes give the scale and min of the least weighted
+ * square error, and the best of all is kept; then the scales of a block are rounded to their few bits, and around each rounded one the
+ * neighbours are tried again. Eight groups are searched side by side; every sum is over one group in its order, no product is fused with
+ * a sum, and so the bytes are the same on every machine. What bytes mean is core/blocks.h's business. Before the #include a file defines
+ *     ENCODE_TARGET         the target of every function; it must not hold fused multiply-adds
+ *     lanes                 a type of 8 f32, and on it v_load, v_store, v_set1, v_add, v_sub, v_mul, v_max (the second where the first is
+ *                           not larger), v_min (the second where the first is not smaller), v_div, v_above(x, bound, value): value or 0,
+ *                           v_choose(x, y, a, b): a where x > y, else b
+ * It defines encode_search. No dispatch, no state. */
+#include "../core/blocks.h"
+#include "k_simd.h"
+#include "kernels.h"
 
-#include "blocks.h"
+#define ENCODE_FN ENCODE_TARGET static
+#define ENCODE_INLINE static AK42_INLINE ENCODE_TARGET
 
 enum { LANES = 8, GROUP_MAX = 32, BLOCK_WEIGHTS = 256 };
 #define TO_WHOLE 12582912.0f               /* 1.5 * 2^23: adding it leaves no bits for a fraction */
@@ -23,10 +30,23 @@ typedef struct levels {
     bool iq4;
 } levels;
 
-static float whole(float v) { return (v + TO_WHOLE) - TO_WHOLE; }
+ENCODE_FN float whole(float v) { return (v + TO_WHOLE) - TO_WHOLE; }
 
+/* The level nearest to each v: the same as level_near. */
+ENCODE_INLINE lanes levels_near(lanes v, levels l) {
+    if (!l.iq4) {
+        v = v_min(v_max(v, v_set1(l.low)), v_set1(l.high));
+        return v_sub(v_add(v, v_set1(TO_WHOLE)), v_set1(TO_WHOLE));
+    }
+    lanes value = v_set1(-127.0f);
+    for (int i = 0; i < 15; i++) {
+        const float lower = (float)blocks_iq4_values[i], upper = (float)blocks_iq4_values[i + 1];
+        value = v_add(value, v_above(v, 0.5f * (lower + upper), upper - lower));
+    }
+    return value;
+}
 /* The level nearest to v. */
-static inline float level_near(float v, levels l) {
+ENCODE_INLINE float level_near(float v, levels l) {
     if (!l.iq4) {
         v = v > l.low ? v : l.low;
         v = v < l.high ? v : l.high;
@@ -42,21 +62,22 @@ static inline float level_near(float v, levels l) {
 
 typedef enum weighting { WEIGHT_SQUARE, WEIGHT_MAGNITUDE, WEIGHT_MEAN_AND_MAGNITUDE } weighting;
 
-static float magnitude_of(float x) { return x < 0.0f ? -x : x; }
+ENCODE_FN float magnitude_of(float x) { return x < 0.0f ? -x : x; }
 
-static float square_root(float x) {        /* Newton's, from above; needs no libm */
-    float y = x > 1.0f ? x : 1.0f;
-    if (!(x > 0.0f)) return 0.0f;
-    for (int i = 0; i < 64; i++) {
-        const float next = 0.5f * (y + x / y);
-        if (!(next < y)) break;
-        y = next;
-    }
+/* Within a few units in the last place, and the same ones everywhere: from half the exponent on by Newton's steps. */
+ENCODE_FN float square_root(float x) {
+    if (!(x > 1e-30f)) return 0.0f;
+    uint32_t bits;
+    float y;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits >> 1) + 0x1fbd1df5u;
+    memcpy(&y, &bits, sizeof y);
+    for (int i = 0; i < 3; i++) y = 0.5f * (y + x / y);
     return y;
 }
 
 /* Groups first .. first + count - 1 of src; the lanes left over repeat the first. */
-static void take_groups(groups *g, const float *src, uint32_t n, uint32_t count, weighting weighting) {
+ENCODE_FN void take_groups(groups *g, const float *src, uint32_t n, uint32_t count, weighting weighting) {
     g->n = n;
     for (uint32_t lane = 0; lane < LANES; lane++) {
         const float *from = src + (lane < count ? lane : 0) * n;
@@ -80,40 +101,41 @@ static void take_groups(groups *g, const float *src, uint32_t n, uint32_t count,
 
 /* For scales 1 / inverse: the levels' sums, and the scale that fits them best; kept where its gain is the largest so far. The error is
  * the sum of w x^2 less the gain. */
-static void try_scales(const groups *g, const float *inverse, levels l, float *scale, float *gain) {
-    float sum_xl[LANES] = {0}, sum_l2[LANES] = {0};
-    for (uint32_t i = 0; i < g->n; i++)
-        for (uint32_t k = 0; k < LANES; k++) {
-            const float level = level_near(g->x[i][k] * inverse[k], l), wl = g->w[i][k] * level;
-            const float xl = wl * g->x[i][k], l2 = wl * level;
-            sum_xl[k] += xl;
-            sum_l2[k] += l2;
-        }
-    for (uint32_t k = 0; k < LANES; k++) {
-        const float fit = sum_l2[k] > 0.0f ? sum_xl[k] / sum_l2[k] : 0.0f, found = fit * sum_xl[k];
-        const bool better = found > gain[k];
-        scale[k] = better ? fit : scale[k];
-        gain[k] = better ? found : gain[k];
+ENCODE_FN void try_scales(const groups *g, const float *inverse, levels l, float *scale, float *gain) {
+    lanes xl = v_set1(0.0f), l2 = xl;
+    const lanes inverses = v_load(inverse);
+    for (uint32_t i = 0; i < g->n; i++) {
+        const lanes x = v_load(g->x[i]), level = levels_near(v_mul(x, inverses), l), wl = v_mul(v_load(g->w[i]), level);
+        xl = v_add(xl, v_mul(wl, x));
+        l2 = v_add(l2, v_mul(wl, level));
     }
+    const lanes zero = v_set1(0.0f), fit = v_choose(l2, zero, v_div(xl, l2), zero), found = v_mul(fit, xl), before = v_load(gain);
+    v_store(scale, v_choose(found, before, fit, v_load(scale)));
+    v_store(gain, v_choose(found, before, found, before));
 }
 
-static float inverse_of(float x) {
+ENCODE_FN float inverse_of(float x) {
     const float inverse = 1.0f / x;
     return x != 0.0f && inverse - inverse == 0.0f ? inverse : 0.0f;
 }
 
 enum { SCALE_STEPS = 9 };
 /* The largest weight lands about on either end of the levels. */
-static void search_scales(const groups *g, levels l, float *scale) {
+ENCODE_FN void search_scales(const groups *g, levels l, float *scale) {
     float largest[LANES] = {0}, inverse[LANES], gain[LANES] = {0};
     for (uint32_t i = 0; i < g->n; i++)
         for (uint32_t k = 0; k < LANES; k++)
             largest[k] = magnitude_of(g->x[i][k]) > magnitude_of(largest[k]) ? g->x[i][k] : largest[k];
-    for (uint32_t k = 0; k < LANES; k++) scale[k] = 0.0f;
+    float range[LANES];
+    for (uint32_t k = 0; k < LANES; k++) {
+        scale[k] = 0.0f;
+        range[k] = inverse_of(largest[k]);
+    }
     const float step = l.iq4 ? 1.0f : 0.1f, ends[2] = {l.low, l.high};
     for (int end = 0; end < 2; end++)
         for (int s = -SCALE_STEPS; s <= SCALE_STEPS; s++) {
-            for (uint32_t k = 0; k < LANES; k++) inverse[k] = (ends[end] + (float)s * step) * inverse_of(largest[k]);
+            const float top = ends[end] + (float)s * step;
+            for (uint32_t k = 0; k < LANES; k++) inverse[k] = top * range[k];
             try_scales(g, inverse, l, scale, gain);
         }
     for (int again = 0; again < 2; again++) {
@@ -122,20 +144,20 @@ static void search_scales(const groups *g, levels l, float *scale) {
     }
 }
 
-static void scale_errors(const groups *g, const float *scale, levels l, float *error) {
-    float inverse[LANES], sum[LANES] = {0};
+ENCODE_FN void scale_errors(const groups *g, const float *scale, levels l, float *error) {
+    float inverse[LANES];
     for (uint32_t k = 0; k < LANES; k++) inverse[k] = inverse_of(scale[k]);
-    for (uint32_t i = 0; i < g->n; i++)
-        for (uint32_t k = 0; k < LANES; k++) {
-            const float value = level_near(g->x[i][k] * inverse[k], l) * scale[k], off = value - g->x[i][k];
-            const float weighted = g->w[i][k] * off, square = weighted * off;
-            sum[k] += square;
-        }
-    memcpy(error, sum, sizeof sum);
+    lanes sum = v_set1(0.0f);
+    const lanes inverses = v_load(inverse), scales = v_load(scale);
+    for (uint32_t i = 0; i < g->n; i++) {
+        const lanes x = v_load(g->x[i]), off = v_sub(v_mul(levels_near(v_mul(x, inverses), l), scales), x);
+        sum = v_add(sum, v_mul(v_mul(v_load(g->w[i]), off), off));
+    }
+    v_store(error, sum);
 }
 
 /* Whole factors of d, within low and high, for the scales: the nearest, or a neighbour that is better. */
-static void round_scales(const groups *g, const float *scale, float d, float low, float high, levels l, float *factor) {
+ENCODE_FN void round_scales(const groups *g, const float *scale, float d, float low, float high, levels l, float *factor) {
     float best[LANES] = {0}, error[LANES], tried[LANES], product[LANES];
     const float inverse = inverse_of(d);
     for (int step = 0; step < 3; step++) {
@@ -161,41 +183,44 @@ typedef struct affine {
     float sum_w[LANES], sum_x[LANES], sum_x2[LANES];
 } affine;
 
+/* Whole numbers from 0 to high. */
+ENCODE_INLINE lanes codes_near(lanes v, float high) {
+    v = v_min(v_max(v, v_set1(0.0f)), v_set1(high));
+    return v_sub(v_add(v, v_set1(TO_WHOLE)), v_set1(TO_WHOLE));
+}
+
 /* For levels of (x - offset) * inverse: the scale and min that fit them best; kept where their error is the least so far. */
-static void try_affine(const groups *g, const float *offset, const float *inverse, float high, affine *best) {
-    float sum_l[LANES] = {0}, sum_l2[LANES] = {0}, sum_xl[LANES] = {0};
-    for (uint32_t i = 0; i < g->n; i++)
-        for (uint32_t k = 0; k < LANES; k++) {
-            float level = (g->x[i][k] - offset[k]) * inverse[k];
-            level = level > 0.0f ? level : 0.0f;
-            level = whole(level < high ? level : high);
-            const float wl = g->w[i][k] * level, l2 = wl * level, xl = wl * g->x[i][k];
-            sum_l[k] += wl;
-            sum_l2[k] += l2;
-            sum_xl[k] += xl;
-        }
-    for (uint32_t k = 0; k < LANES; k++) {
-        const float a = best->sum_w[k] * sum_l2[k], b = sum_l[k] * sum_l[k], det = a - b;
-        const float c = best->sum_w[k] * sum_xl[k], e = best->sum_x[k] * sum_l[k];
-        const float f = sum_l2[k] * best->sum_x[k], h = sum_l[k] * sum_xl[k];
-        float scale = (c - e) / det, min = (f - h) / det;
-        const bool above = min > 0.0f;
-        scale = above ? sum_xl[k] / sum_l2[k] : scale;
-        min = above ? 0.0f : min;
-        /* sum of w (scale l + min - x)^2 */
-        const float sl = scale * sum_l[k], p = scale * scale * sum_l2[k], q = min * min * best->sum_w[k], r = 2.0f * min * sl;
-        const float s = 2.0f * scale * sum_xl[k], t = 2.0f * min * best->sum_x[k];
-        const float error = best->sum_x2[k] + ((p + q) + r - s - t);
-        const bool better = det > 0.0f && scale > 0.0f && error < best->error[k];
-        best->scale[k] = better ? scale : best->scale[k];
-        best->min[k] = better ? min : best->min[k];
-        best->error[k] = better ? error : best->error[k];
+ENCODE_FN void try_affine(const groups *g, const float *offset, const float *inverse, float high, affine *best) {
+    lanes one = v_set1(0.0f), two = one, cross = one;
+    const lanes offsets = v_load(offset), inverses = v_load(inverse);
+    for (uint32_t i = 0; i < g->n; i++) {
+        const lanes x = v_load(g->x[i]), level = codes_near(v_mul(v_sub(x, offsets), inverses), high);
+        const lanes wl = v_mul(v_load(g->w[i]), level);
+        one = v_add(one, wl);
+        two = v_add(two, v_mul(wl, level));
+        cross = v_add(cross, v_mul(wl, x));
     }
+    const lanes zero = v_set1(0.0f), sum_w = v_load(best->sum_w), sum_x = v_load(best->sum_x), before = v_load(best->error);
+    const lanes det = v_sub(v_mul(sum_w, two), v_mul(one, one));
+    lanes scale = v_div(v_sub(v_mul(sum_w, cross), v_mul(sum_x, one)), det);
+    lanes min = v_div(v_sub(v_mul(two, sum_x), v_mul(one, cross)), det);
+    scale = v_choose(min, zero, v_div(cross, two), scale);
+    min = v_choose(min, zero, zero, min);
+    /* sum of w (scale l + min - x)^2 */
+    const lanes p = v_mul(v_mul(scale, scale), two), q = v_mul(v_mul(min, min), sum_w), r = v_mul(v_mul(scale, min), one);
+    const lanes s = v_mul(scale, cross), t = v_mul(min, sum_x), twice = v_set1(2.0f);
+    const lanes squares = v_add(v_load(best->sum_x2), v_add(p, q)), products = v_sub(v_sub(r, s), t);
+    const lanes error = v_add(squares, v_mul(twice, products));
+    /* what is no scale at all becomes no better */
+    const lanes valid = v_choose(det, zero, v_choose(scale, zero, error, before), before);
+    v_store(best->scale, v_choose(before, valid, scale, v_load(best->scale)));
+    v_store(best->min, v_choose(before, valid, min, v_load(best->min)));
+    v_store(best->error, v_choose(before, valid, valid, before));
 }
 
 enum { AFFINE_STEPS = 20 };
-static void search_affine(const groups *g, float high, float first, float step, affine *best) {
-    float low[LANES] = {0}, top[LANES], inverse[LANES];
+ENCODE_FN void search_affine(const groups *g, float high, float first, float step, affine *best) {
+    float low[LANES] = {0}, top[LANES], range[LANES], inverse[LANES];
     memset(best, 0, sizeof *best);
     memcpy(top, g->x[0], sizeof top);
     for (uint32_t i = 0; i < g->n; i++)
@@ -211,9 +236,11 @@ static void search_affine(const groups *g, float high, float first, float step, 
         best->min[k] = low[k];
         best->error[k] = best->sum_x2[k] + 1.0f;
         best->scale[k] = (top[k] - low[k]) / high;
+        range[k] = inverse_of(top[k] - low[k]);
     }
     for (int s = 0; s <= AFFINE_STEPS; s++) {
-        for (uint32_t k = 0; k < LANES; k++) inverse[k] = (high + first + step * (float)s) * inverse_of(top[k] - low[k]);
+        const float levels_wide = high + (first + step * (float)s);
+        for (uint32_t k = 0; k < LANES; k++) inverse[k] = levels_wide * range[k];
         try_affine(g, low, inverse, high, best);
     }
     for (int again = 0; again < 2; again++) {
@@ -227,20 +254,20 @@ static void search_affine(const groups *g, float high, float first, float step, 
 }
 
 /* The error of levels with scale and min, and the min that would fit those levels best. */
-static void affine_errors(const groups *g, const affine *a, const float *scale, const float *min, float high, float *error,
+ENCODE_FN void affine_errors(const groups *g, const affine *a, const float *scale, const float *min, float high, float *error,
                           float *better_min) {
-    float inverse[LANES], sum[LANES] = {0}, sum_l[LANES] = {0};
+    float inverse[LANES], sum[LANES], sum_l[LANES];
     for (uint32_t k = 0; k < LANES; k++) inverse[k] = inverse_of(scale[k]);
-    for (uint32_t i = 0; i < g->n; i++)
-        for (uint32_t k = 0; k < LANES; k++) {
-            float level = (g->x[i][k] - min[k]) * inverse[k];
-            level = level > 0.0f ? level : 0.0f;
-            level = whole(level < high ? level : high);
-            const float product = level * scale[k], value = product + min[k], off = value - g->x[i][k];
-            const float weighted = g->w[i][k] * off, square = weighted * off, wl = g->w[i][k] * level;
-            sum[k] += square;
-            sum_l[k] += wl;
-        }
+    lanes squares = v_set1(0.0f), one = squares;
+    const lanes inverses = v_load(inverse), scales = v_load(scale), mins = v_load(min);
+    for (uint32_t i = 0; i < g->n; i++) {
+        const lanes x = v_load(g->x[i]), w = v_load(g->w[i]), level = codes_near(v_mul(v_sub(x, mins), inverses), high);
+        const lanes off = v_sub(v_add(v_mul(level, scales), mins), x);
+        squares = v_add(squares, v_mul(v_mul(w, off), off));
+        one = v_add(one, v_mul(w, level));
+    }
+    v_store(sum, squares);
+    v_store(sum_l, one);
     for (uint32_t k = 0; k < LANES; k++) {
         const float part = scale[k] * sum_l[k];
         error[k] = sum[k];
@@ -248,13 +275,13 @@ static void affine_errors(const groups *g, const affine *a, const float *scale, 
     }
 }
 
-static float clamped(float v, float high) {
+ENCODE_FN float clamped(float v, float high) {
     v = v > 0.0f ? v : 0.0f;
     return v < high ? v : high;
 }
 
 /* Whole factors of d and m, up to `most`, for scales and mins. */
-static void round_affine(const groups *g, const affine *a, float d, float m, float most, float high, float *scale, float *min) {
+ENCODE_FN void round_affine(const groups *g, const affine *a, float d, float m, float most, float high, float *scale, float *min) {
     float best[LANES] = {0}, error[LANES], fit[LANES], s[LANES], f[LANES], factor[LANES], least[LANES];
     const float inverse_d = inverse_of(d), inverse_m = inverse_of(m);
     for (int step = 0; step < 3; step++) {
@@ -281,7 +308,7 @@ static void round_affine(const groups *g, const affine *a, float d, float m, flo
 
 /* ---- the blocks ---- */
 
-static void put_half(uint8_t *p, uint16_t half) {
+ENCODE_FN void put_half(uint8_t *p, uint16_t half) {
     p[0] = (uint8_t)half;
     p[1] = (uint8_t)(half >> 8);
 }
@@ -289,10 +316,10 @@ static void put_half(uint8_t *p, uint16_t half) {
 static const levels WHOLE_Q6 = {-32.0f, 31.0f, false}, WHOLE_Q3 = {-4.0f, 3.0f, false}, LEVELS_IQ4 = {-127.0f, 113.0f, true};
 
 /* f16 that holds d, as a float. */
-static float as_half(float d) { return f16_to_f32(f32_to_f16(d)); }
+ENCODE_FN float as_half(float d) { return f16_to_f32(f32_to_f16(d)); }
 
 /* Scales of n_groups groups (8 or 16) as factors of *d, which lie within -limit and limit - 1; then each group's levels. */
-static void encode_symmetric(const float *src, uint32_t n_groups, uint32_t n, levels l, float limit, weighting weighting, float *d,
+ENCODE_FN void encode_symmetric(const float *src, uint32_t n_groups, uint32_t n, levels l, float limit, weighting weighting, float *d,
                              float *factors, float *values) {
     static const uint32_t at_once = LANES;
     groups g[2];
@@ -312,7 +339,7 @@ static void encode_symmetric(const float *src, uint32_t n_groups, uint32_t n, le
 }
 
 /* u8 n[128]; u8 h[64]; i8 s[16]; f16 d */
-static void encode_q6_k(uint8_t *block, const float *src) {
+ENCODE_FN void encode_q6_k(uint8_t *block, const float *src) {
     float d, factors[16], values[BLOCK_WEIGHTS];
     encode_symmetric(src, 16, 16, WHOLE_Q6, 128.0f, WEIGHT_SQUARE, &d, factors, values);
     memset(block, 0, 208);
@@ -326,7 +353,7 @@ static void encode_q6_k(uint8_t *block, const float *src) {
 }
 
 /* u8 h[32]; u8 q[64]; u8 s[12]; f16 d */
-static void encode_q3_k(uint8_t *block, const float *src) {
+ENCODE_FN void encode_q3_k(uint8_t *block, const float *src) {
     float d, factors[16], values[BLOCK_WEIGHTS];
     encode_symmetric(src, 16, 16, WHOLE_Q3, 32.0f, WEIGHT_MAGNITUDE, &d, factors, values);
     memset(block, 0, 108);
@@ -343,17 +370,17 @@ static void encode_q3_k(uint8_t *block, const float *src) {
     }
 }
 
-static uint32_t iq4_code(float value) {
+ENCODE_FN uint32_t iq4_code(float value) {
     uint32_t code = 0;
     while (code < 15 && (float)blocks_iq4_values[code] < value) code++;
     return code;
 }
-static void put_iq4(uint8_t *nibbles, const float *values) {
+ENCODE_FN void put_iq4(uint8_t *nibbles, const float *values) {
     for (uint32_t i = 0; i < 16; i++) nibbles[i] = (uint8_t)(iq4_code(values[i]) | iq4_code(values[i + 16]) << 4);
 }
 
 /* f16 d; u16 h; u8 l[4]; u8 n[128] */
-static void encode_iq4_xs(uint8_t *block, const float *src) {
+ENCODE_FN void encode_iq4_xs(uint8_t *block, const float *src) {
     float d, factors[8], values[BLOCK_WEIGHTS];
     encode_symmetric(src, 8, 32, LEVELS_IQ4, 32.0f, WEIGHT_MAGNITUDE, &d, factors, values);
     uint32_t high = 0;
@@ -369,7 +396,7 @@ static void encode_iq4_xs(uint8_t *block, const float *src) {
 }
 
 /* Up to 8 blocks of f16 d; u8 n[16]. */
-static void encode_iq4_nl(uint8_t *blocks, const float *src, uint32_t n_blocks) {
+ENCODE_FN void encode_iq4_nl(uint8_t *blocks, const float *src, uint32_t n_blocks) {
     groups g;
     float scales[LANES], values[GROUP_MAX];
     take_groups(&g, src, 32, n_blocks, WEIGHT_MAGNITUDE);
@@ -393,7 +420,7 @@ static const affine_type AFFINE_Q2 = {16, 16, 3.0f, 15.0f, -0.5f, 0.1f, WEIGHT_M
 static const affine_type AFFINE_Q4 = {8, 32, 15.0f, 63.0f, -1.0f, 0.1f, WEIGHT_MEAN_AND_MAGNITUDE};
 static const affine_type AFFINE_Q5 = {8, 32, 31.0f, 63.0f, -1.0f, 0.1f, WEIGHT_MEAN_AND_MAGNITUDE};
 
-static void encode_affine(const float *src, const affine_type *t, float *d, float *m, float *scales, float *mins, uint8_t *codes) {
+ENCODE_FN void encode_affine(const float *src, const affine_type *t, float *d, float *m, float *scales, float *mins, uint8_t *codes) {
     groups g[2];
     affine found[2];
     float largest = 0.0f, least = 0.0f;
@@ -416,7 +443,7 @@ static void encode_affine(const float *src, const affine_type *t, float *d, floa
 }
 
 /* u8 s[16]; u8 q[64]; f16 d; f16 m */
-static void encode_q2_k(uint8_t *block, const float *src) {
+ENCODE_FN void encode_q2_k(uint8_t *block, const float *src) {
     float d, m, scales[16], mins[16];
     uint8_t codes[BLOCK_WEIGHTS];
     encode_affine(src, &AFFINE_Q2, &d, &m, scales, mins, codes);
@@ -429,7 +456,7 @@ static void encode_q2_k(uint8_t *block, const float *src) {
 }
 
 /* f16 d; f16 m; u8 s[12]; Q5_K: u8 h[32]; u8 n[128] */
-static void encode_q45_k(uint8_t *block, const float *src, bool five) {
+ENCODE_FN void encode_q45_k(uint8_t *block, const float *src, bool five) {
     float d, m, scales[8], mins[8];
     uint8_t codes[BLOCK_WEIGHTS], *s = block + 4, *high = block + 16, *nibbles = block + (five ? 48 : 16);
     encode_affine(src, five ? &AFFINE_Q5 : &AFFINE_Q4, &d, &m, scales, mins, codes);
@@ -453,7 +480,7 @@ static void encode_q45_k(uint8_t *block, const float *src, bool five) {
     }
 }
 
-bool encode_blocks(const type_info *type, uint8_t *blocks, const float *src, uint64_t n) {
+ENCODE_FN bool encode_search(const type_info *type, uint8_t *blocks, const float *src, uint64_t n) {
     const uint64_t n_blocks = n / type->block_len;
     if (type->id == TYPE_IQ4_NL) {
         for (uint64_t b = 0; b < n_blocks; b += LANES)
