@@ -118,8 +118,8 @@ class Stream:
 
 
 class Run:
-    """The state of one generation, one step at a time: whoever drives it evaluates `pending()` in its session, then asks for `draw()`, until
-    `done`; then `finish()`. It does not know its Stream, so that dropping the Stream frees the session at once."""
+    """The state of one generation, one step at a time: whoever drives it evaluates `pending()` in its session, then asks for
+    `draw()`, until `done`; then `finish()`. It does not know its Stream, so that dropping the Stream frees the session at once."""
 
     def __init__(self, model: Model, ids: list[int], options: GenerationOptions, session: Session | None, continues: bool) -> None:
         self.result: Generation | None = None
