@@ -210,3 +210,17 @@ def test_what_llama_cpp_will_not_do_is_said(name: str, said: str, tmp_path: Path
 def test_a_gguf_of_dynamic_rope_is_refused(case: Callable[[str], Case], tmp_path: Path) -> None:
     with pytest.raises(converter.UnsupportedError, match="GGUF has no key for a rope scaled by the length of the text"):
         converter.convert(case("llama-dynamic").folder, tmp_path / "m.gguf")
+
+
+def test_a_saved_session_is_of_its_frequencies(case: Callable[[str], Case]) -> None:
+    """Keys that were turned by a long context's frequencies are of no use in a short one."""
+    made = case("phi4-mini")
+    with pyllama.Model(made.file("ak42-v3")) as model:
+        with model.session(n_ctx=40) as session:
+            session.eval(made.ids[:9])
+            saved = session.save()
+        with model.session(n_ctx=32) as session:
+            session.load(saved)
+            assert session.position == 9
+        with model.session(n_ctx=64) as session, pytest.raises(pyllama.FormatError, match="session blob: not of this model"):
+            session.load(saved)

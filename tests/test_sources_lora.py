@@ -398,16 +398,3 @@ def test_families_are_merged_as_peft_does(family: str, settings: dict[str, Any],
         converter.convert(source, out, lora=tmp_path / "adapter", format="ak42-v3")
         with pyllama.Model(out) as merged, merged.session(n_ctx=len(ids)) as session:
             assert np.abs(session.eval(ids, all_logits=True) - expected).max() <= 1e-3
-
-
-def test_an_adapter_of_experts_is_refused(tmp_path: Path) -> None:
-    """PEFT writes such names for checkpoints of transformers 4."""
-    folder = families.make(tmp_path / "hf", families.FAMILIES["mixtral"])
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    name = "base_model.model.model.layers.0.block_sparse_moe.experts.0.w1"
-    save_file({f"{name}.lora_A.weight": torch.zeros(4, 48), f"{name}.lora_B.weight": torch.zeros(76, 4)},
-              adapter / "adapter_model.safetensors")
-    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["w1"]}))
-    with pytest.raises(UnsupportedError, match="single experts"):
-        converter.convert(folder, tmp_path / "m.bin", lora=adapter)

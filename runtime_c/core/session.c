@@ -258,7 +258,7 @@ static uint32_t fingerprint(const ak42_model *model) {
     uint32_t crc = crc32c(0, model->vectors, (size_t)model->vectors_bytes);
     for (uint32_t i = 0; i < model->config.n_layers; i++) {
         const layer *l = &model->layers[i];
-        const matrix *const all[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->w1, &l->w2, &l->w3};
+        const matrix *const all[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->w1, &l->w2, &l->w3, &l->router};
         for (size_t j = 0; j < ARRAY_LEN(all); j++)
             crc = crc32c(crc, all[j]->panels, all[j]->panel_bytes < BLOB_SAMPLE ? (size_t)all[j]->panel_bytes : BLOB_SAMPLE);
     }
