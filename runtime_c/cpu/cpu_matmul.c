@@ -87,13 +87,17 @@ static bool is_wide(const matrix *w, uint32_t n_rows) {
     return w->kernels->unpack && n_rows > w->kernels->nr && n_rows >= w->kernels->wide_from;
 }
 
-static uint32_t super_bytes(const matrix *w) { return (uint32_t)(w->panel_bytes / w->n_super); }
+/* Of 64 columns, that is, a part of the superblocks of types whose superblocks are longer; but for MXFP4's odd last one exact. */
+static uint32_t super_bytes(const matrix *w) {
+    return (uint32_t)(type_super_bytes(w->type, w->group_size) * SUPER_K / w->type->super_columns);
+}
 
-/* Superblocks of a part of k: as many as let a tile of activations stay in the first-level cache; all parts about equal. */
+/* Superblocks of a part of k: as many as let a tile of activations stay in the first-level cache; all parts about equal, and cut where
+ * every type's superblocks end. */
 static uint32_t part_supers(const matrix *w) {
     const size_t tile_bytes = w->kernels->nr * act_token_bytes(w->kernels->act, SUPER_K);
     const uint32_t most = TILE_BYTES > tile_bytes ? (uint32_t)(TILE_BYTES / tile_bytes) : 1;
-    return (uint32_t)div_up(w->n_super, div_up(w->n_super, most));
+    return (uint32_t)round_up(div_up(w->n_super, div_up(w->n_super, most)), SUPER_K_MAX / SUPER_K);
 }
 
 uint32_t group_panels(const matrix *w) {

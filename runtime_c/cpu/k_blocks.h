@@ -386,7 +386,10 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
     for (uint32_t panel = 0; panel < a->n_panels;) {
         const int np = a->n_panels - panel >= BLOCKS_PANELS && (a->n_tokens > 2 || wide) ? BLOCKS_PANELS : 1;
         floats total[BLOCKS_PANELS * BLOCKS_NR];
-        for (uint32_t i = 0; i < (uint32_t)np * a->n_tokens; i++) total[i] = f_set1(0.0f);
+        for (uint32_t i = 0; i < (uint32_t)np * a->n_tokens; i++) {
+            const float *from = a->start ? a->start + i % a->n_tokens * a->ld_start + (panel + i / a->n_tokens) * PANEL_ROWS : NULL;
+            total[i] = from ? f_load((const uint8_t *)from) : f_set1(0.0f);
+        }
         for (uint32_t begin = 0; begin < a->n_super; begin += START_UNITS) {
             const uint32_t end = a->n_super - begin < START_UNITS ? a->n_super : begin + START_UNITS;
             const uint8_t *act = a->act + begin * token_bytes * a->n_tokens, *from = a->panels + panel * a->panel_bytes;

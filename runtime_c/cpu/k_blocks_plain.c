@@ -11,6 +11,8 @@ static void multiply_exact(const gemm_args *a, const type_info *type) {
     for (uint32_t panel = 0; panel < a->n_panels; panel++) {
         const uint8_t *super = a->panels + panel * a->panel_bytes;
         float sum[TILE_TOKENS_MAX][PANEL_ROWS] = {{0}};
+        for (uint32_t t = 0; t < a->n_tokens && a->start; t++)
+            memcpy(sum[t], a->start + t * a->ld_start + panel * PANEL_ROWS, sizeof sum[t]);
         for (uint32_t k = 0; k < a->n_super * SUPER_K; k += type->super_columns, super += type->super_bytes) {
             float w[PANEL_ROWS][SUPER_K_MAX];
             for (uint32_t r = 0; r < PANEL_ROWS; r++) panel_row(type, 0, w[r], super, r, type->super_columns);
@@ -56,6 +58,7 @@ static void multiply(const gemm_args *a, const type_info *type) {
         for (uint32_t r = 0; r < PANEL_ROWS; r++) {
             const uint8_t *super = a->panels + panel * a->panel_bytes, *act = a->act;
             float sum[TILE_TOKENS_MAX] = {0};
+            for (uint32_t t = 0; t < a->n_tokens && a->start; t++) sum[t] = a->start[t * a->ld_start + panel * PANEL_ROWS + r];
             for (uint32_t k = 0; k < a->n_super * SUPER_K; k += type->super_columns, super += type->super_bytes) {
                 block_parts parts[SUPER_K_MAX / ACT_BLOCK];
                 take_row(type, parts, super, r);

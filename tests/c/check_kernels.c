@@ -253,12 +253,14 @@ static void check_together(const kernel_table *table, uint32_t row, const proble
             if (accumulate) values[t * ldo + r] = rng_value();
             expected[t * ldo + r] = accumulate ? values[t * ldo + r] + p->alone[t][r] : p->alone[t][r];
         }
-    const size_t bytes = wide ? k->wide_super_bytes : super_bytes(p->type, p->group);
-    const uint32_t cut = p->n_super > 1 && rng() & 1 ? 1 + rng_below(p->n_super - 1) : 0;
+    /* of 64 columns; cuts lie where superblocks end */
+    const uint32_t units = type_by_id(p->type)->super_columns / SUPER_K;
+    const size_t bytes = wide ? k->wide_super_bytes : super_bytes(p->type, p->group) / units;
+    const uint32_t cut = p->n_super > units && rng() & 1 ? units * (1 + rng_below((p->n_super - 1) / units)) : 0;
     const size_t ld_start = n_panels * PANEL_ROWS + rng_below(3) * 7;
     guarded start = guarded_new(n * ld_start * 4);
     gemm_args args = {
-        .out = values, .ldo = ldo, .panels = wide ? p->wide.data : p->panels.data, .panel_bytes = p->n_super * bytes,
+        .out = values, .ldo = ldo, .panels = wide ? p->wide.data : p->panels.data, .panel_bytes = wide ? p->n_super * bytes : p->panel_bytes,
         .n_panels = n_panels, .act = act.data, .n_tokens = n, .n_super = p->n_super, .super_bytes = (uint32_t)bytes,
         .group_size = p->group, .accumulate = accumulate};
     kernel_gemm *const gemm = wide ? k->gemm_wide : k->gemm;
