@@ -168,7 +168,7 @@ FOLDERS: dict[str, Row] = {
         lambda f: shutil.copy(models.make_hf_model_numpy(f.parent / "other", SPEAKING, vocab_size=450) / "tokenizer.json", f),
         ("450", "403"), spec=SPEAKING),
     # what was asked for
-    "unknown type": Row(lambda f: None, ("q5_k", "q4_0"), USAGE, args=("--type", "q5_k")),
+    "unknown type": Row(lambda f: None, ("q9_k", "q4_0"), USAGE, args=("--type", "q9_k")),
     "unknown format": Row(lambda f: None, ("onnx", "gguf"), USAGE, args=("--format", "onnx")),
     "blocks do not divide": Row(lambda f: None, ("token_embd|embed_tokens", "48", "32", "--type"), args=("--type", "q8_0")),
     "version 1 does not fit": Row(lambda f: None, ("v1", "rope_theta", "500000", "ak42-v3"), spec=ModelSpec(rope_theta=5e5),
