@@ -274,7 +274,7 @@ static AK42_TARGET(AVX2_TARGET) uint64_t read_sum(const uint8_t *data, size_t si
                        _mm256_setzero_si256() };
     for (size_t i = 0; i < size; i += 256)
         AK42_UNROLL for (size_t j = 0; j < 8; j++) {
-            if (j % 2 == 0) avx2_prefetch(data + i + j * 32);
+            if (j % 2 == 0) ask_ahead(data + i + j * 32);
             sum[j % 4] = _mm256_add_epi64(sum[j % 4], avx2_load(data + i + j * 32));
         }
     sum[0] = _mm256_add_epi64(_mm256_add_epi64(sum[0], sum[1]), _mm256_add_epi64(sum[2], sum[3]));

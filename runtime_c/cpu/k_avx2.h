@@ -91,13 +91,6 @@ AVX2_FN __m256 avx2_exp(__m256 x) {
     return _mm256_andnot_ps(_mm256_cmp_ps(x, lowest, _CMP_LT_OQ), p);
 }
 
-/* Weights are read once, from memory: they are asked for this far ahead, over the 4 KiB pages at which
- * processors stop asking by themselves. Addresses past the end do no harm. */
-enum { AVX2_AHEAD = 4096 };
-AVX2_FN void avx2_prefetch(const uint8_t *p) {
-    _mm_prefetch((const char *)((uintptr_t)p + AVX2_AHEAD), _MM_HINT_T0);
-}
-
 /* Keeps the compiler from holding on to what it has loaded: where loading again is cheap and registers are
  * short. */
 #define AVX2_LOAD_ANEW() __asm__ volatile("" ::: "memory")
@@ -141,7 +134,7 @@ AVX2_FN void avx2_tile(__m256 *sum, const uint8_t *panels, size_t panel_bytes, u
         if (n < 4)
             AK42_UNROLL for (int p = 0; p < np; p++)
                 AK42_UNROLL for (size_t line = 0; line < pair_bytes; line += CACHE_LINE)
-                    avx2_prefetch(panels + (size_t)p * panel_bytes + line);
+                    ask_ahead(panels + (size_t)p * panel_bytes + line);
         if (form == AVX2_F32) {
             AK42_UNROLL for (int odd = 0; odd < 2; odd++) {
                 __m256 w[8];

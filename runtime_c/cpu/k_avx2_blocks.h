@@ -3,7 +3,6 @@
 #include "k_avx2.h"
 
 #define BLOCKS_PANELS 1
-#define AK42_PREFETCH(address) _mm_prefetch((const char *)(address), _MM_HINT_T0)
 #define W_FN static AK42_INLINE BLOCKS_TARGET
 
 typedef struct words { __m256i low, high; } words;     /* rows 0 to 7, 8 to 15 */
@@ -26,6 +25,9 @@ W_FN words w_shr(words w, int n) { return (words){_mm256_srli_epi32(w.low, n), _
 W_FN words w_shl(words w, int n) { return (words){_mm256_slli_epi32(w.low, n), _mm256_slli_epi32(w.high, n)}; }
 W_FN words w_sar(words w, int n) { return (words){_mm256_srai_epi32(w.low, n), _mm256_srai_epi32(w.high, n)}; }
 #define w_shr_by(w, n) w_shr(w, n)                     /* by a number that need not be constant */
+#define w_shl_by(w, n) w_shl(w, n)
+/* (w & mask) | rest */
+W_FN words w_merge(words w, words mask, words rest) { return w_or(w_and(w, mask), rest); }
 W_FN words w_lookup(words w, const uint8_t table[16]) {
     const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table));
     return (words){_mm256_shuffle_epi8(both, w.low), _mm256_shuffle_epi8(both, w.high)};

@@ -10,9 +10,6 @@
 typedef enum float_form { FORM_F32, FORM_F16, FORM_BF16 } float_form;
 
 enum { FLOAT_NR = 12 };
-/* Asked for this many bytes early: the processor's own prefetcher stops at each page and brings them too
- * late. */
-enum { FLOAT_AHEAD = 4096 };
 
 /* sum += w * x of one k. */
 AVX512_FN void float_step(__m512 sum[24], __m512 *w, const float *x, int np, int n) {
@@ -32,8 +29,8 @@ AVX512_FN void float_pair(__m512 sum[24], const uint8_t *panel, size_t panel_byt
     AK42_UNROLL for (int p = 0; p < np; p++) {
         const uint8_t *at = panel + (size_t)p * panel_bytes;
         if (n < FLOAT_NR) {
-            _mm_prefetch((const char *)at + FLOAT_AHEAD, _MM_HINT_T0);
-            if (form == FORM_F32) _mm_prefetch((const char *)at + FLOAT_AHEAD + 64, _MM_HINT_T0);
+            ask_ahead(at);
+            if (form == FORM_F32) ask_ahead(at + 64);
         }
         if (form == FORM_F16) avx512_part_f16(&first[p], &second[p], at);
         else first[p] = form == FORM_F32 ? _mm512_load_ps(at) : avx512_bf16_first(_mm512_load_si512(at));
@@ -135,7 +132,7 @@ AVX512 static uint64_t read_sum(const uint8_t *data, size_t size) {
     AK42_UNROLL for (int i = 0; i < 4; i++) sum[i] = _mm512_setzero_si512();
     for (size_t at = 0; at < size; at += 256)
         AK42_UNROLL for (int i = 0; i < 4; i++) {
-            _mm_prefetch((const char *)data + at + i * 64 + FLOAT_AHEAD, _MM_HINT_T0);
+            ask_ahead(data + at + i * 64);
             sum[i] = _mm512_add_epi64(sum[i], _mm512_load_si512(data + at + i * 64));
         }
     const __m512i all = _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3]));

@@ -19,7 +19,7 @@ BF16_FN __m512i pair_at(const uint8_t *p) {
 
 /* ---- matrices ---- */
 
-enum { BF16_NR = 12, BF16_AHEAD = 4096 };
+enum { BF16_NR = 12 };
 
 /* out for n tokens and np panels from panel on: one chain over the pairs of k, ascending. */
 BF16_FN void bf16_tile(const gemm_args *args, uint32_t panel, int np, int n) {
@@ -33,7 +33,7 @@ BF16_FN void bf16_tile(const gemm_args *args, uint32_t panel, int np, int n) {
             __m512i line[4];
             AK42_UNROLL for (int p = 0; p < np; p++) {
                 const uint8_t *at = w + (size_t)p * args->panel_bytes + pair * 64;
-                if (n < BF16_NR) _mm_prefetch((const char *)at + BF16_AHEAD, _MM_HINT_T0);
+                if (n < BF16_NR) ask_ahead(at);
                 line[p] = _mm512_load_si512(at);
                 if (n > 1) AK42_KEEP(line[p]);
             }

@@ -3,7 +3,6 @@
 #include "k_avx512.h"
 
 #define BLOCKS_PANELS 2
-#define AK42_PREFETCH(address) _mm_prefetch((const char *)(address), _MM_HINT_T0)
 #define W_FN static AK42_INLINE BLOCKS_TARGET
 
 typedef __m512i words;
@@ -21,6 +20,9 @@ W_FN words w_sub(words a, words b) { return _mm512_sub_epi32(a, b); }
 #define w_shl(w, n) _mm512_slli_epi32(w, (unsigned)(n))
 #define w_sar(w, n) _mm512_srai_epi32(w, (unsigned)(n))
 #define w_shr_by(w, n) w_shr(w, n)                     /* by a number that need not be constant */
+#define w_shl_by(w, n) w_shl(w, n)
+/* (w & mask) | rest */
+W_FN words w_merge(words w, words mask, words rest) { return _mm512_ternarylogic_epi32(w, mask, rest, 0xea); }
 W_FN words w_lookup(words w, const uint8_t table[16]) {
     return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)table)), w);
 }

@@ -43,12 +43,21 @@ QUANT_FN size_t quant_super_bytes(quant_form form, uint32_t group) {
     return quant_scale_bytes(form, group) + (form == QUANT_4_0 || form == QUANT_4_1 ? 512 : 1024);
 }
 
+/* Whether a block's quants are taken 16 times too large: a superblock's second nibbles where they stand. A 16th of the scale makes
+ * the same numbers of them. */
+QUANT_FN bool quant_sixteenfold(quant_form form, int block) { return block && (form == QUANT_4_0 || form == QUANT_4_1); }
 /* 16 rows x 4 k of u8: k-group g of a block of a superblock. */
 QUANT_FN __m512i quant_load(quant_form form, uint32_t group, const uint8_t *super, int block, int g) {
     const uint8_t *quants = super + quant_scale_bytes(form, group);
     if (form != QUANT_4_0 && form != QUANT_4_1) return _mm512_loadu_si512(quants + (block * 8 + g) * 64);
     const __m512i both = _mm512_loadu_si512(quants + g * 64);
-    return _mm512_and_si512(block ? _mm512_srli_epi16(both, 4) : both, _mm512_set1_epi8(15));
+    return _mm512_and_si512(both, _mm512_set1_epi8((char)(block ? 0xf0 : 15)));
+}
+
+/* The same, never too large. */
+QUANT_FN __m512i quant_one(quant_form form, uint32_t group, const uint8_t *super, int block, int g) {
+    const __m512i quants = quant_load(form, group, super, block, g);
+    return quant_sixteenfold(form, block) ? _mm512_srli_epi16(quants, 4) : quants;
 }
 
 QUANT_FN __m512 quant_halves(const uint8_t *p) {
@@ -101,29 +110,29 @@ QUANT_FN void quant_prepare(quant_start *start, const uint8_t *act, uint32_t n_b
     for (uint32_t i = 0; i < n_blocks; i++, s += (size_t)tokens.n * ACT_Q8_BLOCK_BYTES) {
         const __m512i sum = _mm512_maskz_loadu_epi32((__mmask16)((1u << m) - 1), s);
         if (quant_zero(form)) {
-            const __m512i offset = _mm512_slli_epi32(sum, quant_zero(form) == 128 ? 7 : 3);
+            const __m512i offset = _mm512_slli_epi32(sum, quant_zero(form) == 128 || (i % 2 && quant_sixteenfold(form, 1)) ? 7 : 3);
             _mm512_store_si512(start->dot[i], _mm512_sub_epi32(_mm512_set1_epi32(QUANT_MAGIC_BITS), offset));
         } else _mm512_store_ps(start->s[i], _mm512_cvtepi32_ps(sum));
     }
 }
 
-/* Asks for the lines that come `ahead` bytes later, which the processor's own prefetcher, stopping at
- * each page, brings too late. Not in unpacked panels, which are in the cache. */
-enum { QUANT_AHEAD = 3072 };
-QUANT_FN void quant_prefetch(const uint8_t *super, size_t ahead_bytes, size_t panel_bytes, int np, quant_form form,
-                             int step) {
+/* Asks for the lines that come later, a few at each step. Not in unpacked panels, which are in the cache. */
+typedef struct quant_ahead {
+    size_t near, far;                  /* bytes */
+} quant_ahead;
+QUANT_FN void quant_ask(const uint8_t *super, quant_ahead ahead, size_t panel_bytes, int np, quant_form form, int step) {
     const int n_lines = form == QUANT_4_0 ? 9 : form == QUANT_4_1 ? 10 : 17;
     if (quant_is_wide(form)) return;
     AK42_UNROLL for (int p = 0; p < np; p++) {
-        const char *ahead = (const char *)super + (size_t)p * panel_bytes + ahead_bytes;
-        if (step < n_lines) _mm_prefetch(ahead + step * 64, _MM_HINT_T0);
-        if (step + 16 < n_lines) _mm_prefetch(ahead + (step + 16) * 64, _MM_HINT_T0);
+        const uint8_t *line = super + (size_t)p * panel_bytes + step * CACHE_LINE;
+        if (step < n_lines) ask_line(line, ahead.near, ahead.far);
+        if (step + 16 < n_lines) ask_line(line + 16 * CACHE_LINE, ahead.near, ahead.far);
     }
 }
 
 /* One activation block of m tokens against np panels; i is the block's index in the piece. */
 QUANT_FN void quant_block(__m512 sum[16], const quant_start *start, uint32_t i, const uint8_t *super,
-                          size_t ahead, size_t panel_bytes, const uint8_t *act, quant_tokens tokens, int np, int m,
+                          quant_ahead ahead, size_t panel_bytes, const uint8_t *act, quant_tokens tokens, int np, int m,
                           quant_form form, uint32_t group, int block) {
     const uint8_t *q = act + (size_t)tokens.first * ACT_BLOCK;
     const uint8_t *d = act + (size_t)tokens.n * ACT_BLOCK + (size_t)tokens.first * 4;
@@ -134,7 +143,7 @@ QUANT_FN void quant_block(__m512 sum[16], const quant_start *start, uint32_t i, 
 
     QUANT_UNROLL for (int g = 0; g < 8; g++) {
         __m512i w[2];
-        quant_prefetch(super, ahead, panel_bytes, np, form, block * 8 + g);
+        quant_ask(super, ahead, panel_bytes, np, form, block * 8 + g);
         AK42_UNROLL for (int p = 0; p < np; p++)
             w[p] = quant_load(form, group, super + (size_t)p * panel_bytes, block, g);
         AK42_UNROLL for (int t = 0; t < m; t++) {
@@ -147,6 +156,7 @@ QUANT_FN void quant_block(__m512 sum[16], const quant_start *start, uint32_t i, 
     AK42_UNROLL for (int p = 0; p < np; p++) {
         const uint8_t *at = super + (size_t)p * panel_bytes;
         scale[p] = quant_scale(form, group, at, block);
+        if (quant_sixteenfold(form, block)) scale[p] = _mm512_mul_ps(scale[p], _mm512_set1_ps(1.0f / 16));
         bias[p] = quant_bias(form, at, block, scale[p]);
         if (!quant_zero(form)) min[p] = quant_min(form, at, block);
     }
@@ -177,7 +187,8 @@ QUANT_FN void quant_tile(const gemm_args *args, uint32_t panel, quant_tokens tok
         quant_prepare(&start, act, piece * 2, tokens, m, form);
         for (uint32_t i = 0; i < piece * 2; i += 2, super += super_bytes, act += 2 * block_bytes) {
             /* beyond the end of these panels come the next np */
-            const size_t ahead = QUANT_AHEAD + (super + QUANT_AHEAD < end ? 0 : (size_t)(np - 1) * args->panel_bytes);
+            const size_t left = (size_t)(end - super), jump = (size_t)(np - 1) * args->panel_bytes;
+            const quant_ahead ahead = {AHEAD_NEAR + (left > AHEAD_NEAR ? 0 : jump), AHEAD_FAR + (left > AHEAD_FAR ? 0 : jump)};
             quant_block(sum, &start, i, super, ahead, args->panel_bytes, act, tokens, np, m, form, group, 0);
             quant_block(sum, &start, i + 1, super, ahead, args->panel_bytes, act + block_bytes, tokens, np, m, form,
                         group, 1);
@@ -295,7 +306,7 @@ QUANT_FN void quant_unpack(uint8_t *dst, const uint8_t *panel, uint32_t n_super,
                             form == QUANT_4_1 ? quant_min(form, panel, block)
                                 : quant_bias(form, panel, block, scale));
             AK42_UNROLL for (int g = 0; g < 8; g++)
-                _mm512_store_si512(dst + 256 + (block * 8 + g) * 64, quant_load(form, 0, panel, block, g));
+                _mm512_store_si512(dst + 256 + (block * 8 + g) * 64, quant_one(form, 0, panel, block, g));
         }
 }
 AK42_TARGET(QUANT_TARGET) static void unpack_q8_0(uint8_t *dst, const uint8_t *panel, uint32_t n_super,

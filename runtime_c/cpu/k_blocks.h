@@ -7,6 +7,7 @@
  *     BLOCKS_PANELS         panels that a tile of 2 or more tokens takes at once, 1 or 2
  *     words, floats         types of 16 u32 and of 16 f32, one for each row of a panel, and on them w_*, f_* as below
  *     w_dot(sum, w, a, large)   sum + the products of 4 u8 of w with 4 i8 of a; large: u8 above 127
+ *     BLOCKS_VNNI           1 where w_dot costs the same for large ones
  * It defines blocks_fill, which sets the rows of all these types. No dispatch, no state.
  *
  * A group's integer dot is added to the bits of the float M = 1.5 * 2^23, whose last place is one: read as a float that is M + c,
@@ -48,12 +49,16 @@ typedef words codes_fn(const uint8_t *super, int u, int b, int j);
 #define TYPE_MIN(name) BLOCKS_FN floats min_##name(const uint8_t *super, int u, int g)
 #define TYPE_CODES(name) BLOCKS_FN words codes_##name(const uint8_t *super, int u, int b, int j)
 
+/* (w & mask) | rest, where mask is the same byte throughout. */
+BLOCKS_FN words merged(words w, uint32_t mask, words rest) { return w_merge(w, bytes_of(mask), rest); }
+/* Bits of each byte, `to` - `from` places up. */
+BLOCKS_FN words moved(words w, int from, int to) { return from < to ? w_shl_by(w, to - from) : from > to ? w_shr_by(w, from - to) : w; }
+
 BLOCKS_FN floats no_min(const uint8_t *super, int u, int g) { return (void)super, (void)u, (void)g, f_set1(0.0f); }
 
 /* Bit j of each byte of high becomes the fifth bit of a code. */
-BLOCKS_FN words fifth_bit(words high, int j) {
-    return w_and(j < 4 ? w_shl(high, 4 - j) : j > 4 ? w_shr(high, j - 4) : high, bytes_of(16));
-}
+BLOCKS_FN words fifth_bit(words high, int j) { return w_and(moved(high, j, 4), bytes_of(16)); }
+BLOCKS_FN words five_bits(words low, int second, words fifth) { return merged(second ? w_shr(low, 4) : low, 15, fifth); }
 BLOCKS_FN floats half_at(const uint8_t *super, int w, int second) {
     return second ? f_half(word_at(super, w), 1) : f_half(word_at(super, w), 0);
 }
@@ -61,11 +66,11 @@ BLOCKS_FN floats half_at(const uint8_t *super, int w, int second) {
 TYPE_SCALE(q5_0) { return (void)u, half_at(super, 0, g); }
 TYPE_CODES(q5_0) {
     (void)u;
-    return w_add(w_or(nibbles(word_at(super, 3 + j), b), fifth_bit(word_at(super, 1 + b), j)), bytes_of(127 - 16));
+    return w_add(five_bits(word_at(super, 3 + j), b, fifth_bit(word_at(super, 1 + b), j)), bytes_of(127 - 16));
 }
 TYPE_SCALE(q5_1) { return (void)u, half_at(super, 0, g); }
 TYPE_MIN(q5_1) { return (void)u, half_at(super, 1, g); }
-TYPE_CODES(q5_1) { return (void)u, w_or(nibbles(word_at(super, 4 + j), b), fifth_bit(word_at(super, 2 + b), j)); }
+TYPE_CODES(q5_1) { return (void)u, five_bits(word_at(super, 4 + j), b, fifth_bit(word_at(super, 2 + b), j)); }
 
 static const uint8_t iq4_table[16] = {0, 23, 44, 62, 78, 92, 105, 117, 128, 140, 152, 165, 180, 196, 216, 240};
 static const uint8_t mxfp4_table[16] = {127, 128, 129, 130, 131, 133, 135, 139, 127, 126, 125, 124, 123, 121, 119, 115};
@@ -116,21 +121,23 @@ TYPE_MIN(q4_k) {
     return f_mul(f_neg(half_at(super, 0, 1)), f_of_int(number));
 }
 TYPE_CODES(q4_k) { return nibbles(word_at(super, 4 + 8 * u + j), b); }
+#if BLOCKS_VNNI
+BLOCKS_FN words upper_q4_k(const uint8_t *super, int u, int b, int j) { return (void)b, w_and(word_at(super, 4 + 8 * u + j), bytes_of(0xf0)); }
+#else
+#define upper_q4_k NULL
+#endif
 TYPE_SCALE(q5_k) { return scale_q4_k(super, u, g); }
 TYPE_MIN(q5_k) { return min_q4_k(super, u, g); }
-TYPE_CODES(q5_k) {
-    const words high = w_shl(w_and(w_shr_by(word_at(super, 4 + j), 2 * u + b), bytes_of(1)), 4);
-    return w_or(nibbles(word_at(super, 12 + 8 * u + j), b), high);
-}
+TYPE_CODES(q5_k) { return five_bits(word_at(super, 12 + 8 * u + j), b, fifth_bit(word_at(super, 4 + j), 2 * u + b)); }
 
 TYPE_SCALE(q6_k) {
     const words number = w_sub(w_xor(byte_number(word_at(super, 48 + u), g), w_set1(128)), w_set1(128));
     return f_mul(half_at(super, 52, 0), f_of_int(number));
 }
 TYPE_CODES(q6_k) {
-    const words low = w_and(w_shr_by(word_at(super, 16 * (u / 2) + 8 * b + j), 4 * (u % 2)), bytes_of(15));
-    const words high = w_and(w_shr_by(word_at(super, 32 + 8 * (u / 2) + j), 4 * (u % 2) + 2 * b), bytes_of(3));
-    return w_or(low, w_shl(high, 4));
+    const words low = moved(word_at(super, 16 * (u / 2) + 8 * b + j), 4 * (u % 2), 0);
+    const words high = moved(word_at(super, 32 + 8 * (u / 2) + j), 4 * (u % 2) + 2 * b, 4);
+    return merged(low, 15, w_and(high, bytes_of(0x30)));
 }
 
 TYPE_SCALE(q3_k) {
@@ -139,9 +146,9 @@ TYPE_SCALE(q3_k) {
     return f_mul(half_at(super, 27, 0), f_of_int(w_sub(w_or(low, w_shl(high, 4)), w_set1(32))));
 }
 TYPE_CODES(q3_k) {
-    const words low = w_and(w_shr_by(word_at(super, 8 + u / 2 * 8 + j), 4 * (u % 2) + 2 * b), bytes_of(3));
-    const words high = w_and(w_shr_by(word_at(super, j), 2 * u + b), bytes_of(1));
-    return w_add(w_or(low, w_shl(high, 2)), bytes_of(32 - 4));
+    const words low = moved(word_at(super, 8 + u / 2 * 8 + j), 4 * (u % 2) + 2 * b, 0);
+    const words high = moved(word_at(super, j), 2 * u + b, 2);
+    return w_add(merged(low, 3, w_and(high, bytes_of(4))), bytes_of(32 - 4));
 }
 
 TYPE_SCALE(q2_k) {
@@ -159,6 +166,7 @@ typedef struct blocks_kind {
     uint32_t super_bytes;
     scale_fn *scale, *min;
     codes_fn *codes;
+    codes_fn *upper;               /* 16 times the codes of the second 32 columns, where that is cheaper; else NULL */
 } blocks_kind;
 
 BLOCKS_FN void spread(uint8_t *restrict unit, const uint8_t *restrict super, int u, blocks_kind kind) {
@@ -316,12 +324,15 @@ BLOCKS_FN void spread_units(uint8_t *wide, const uint8_t *panel, uint32_t first,
             if (kind.units != 2 || i + (uint32_t)u < n) spread(wide, panel, u, kind);
 }
 
-/* Weights are read once, from memory: asked for this far ahead, over the pages at which processors stop asking by themselves. */
-enum { BLOCKS_AHEAD = 4096 };
-BLOCKS_FN void ask_ahead(const uint8_t *panel, uint32_t unit, uint32_t n, blocks_kind kind) {
+/* Asks ahead for what n units of a panel take. */
+BLOCKS_FN void ask_units(const uint8_t *panel, uint32_t unit, uint32_t n, blocks_kind kind) {
     const uint32_t bytes = kind.super_bytes / (uint32_t)kind.units;
-    const uintptr_t at = (uintptr_t)panel + (size_t)unit * bytes + BLOCKS_AHEAD;
-    for (uint32_t i = 0; i < n * bytes; i += 64) AK42_PREFETCH(at + i);
+    for (uint32_t i = 0; i < n * bytes; i += CACHE_LINE) ask_ahead(panel + (size_t)unit * bytes + i);
+}
+/* The same for one of n equal shares of a superblock's lines, so that there is work between the requests. */
+BLOCKS_FN void ask_share(const uint8_t *super, int share, int n, blocks_kind kind) {
+    const int n_lines = (int)kind.super_bytes / CACHE_LINE;
+    AK42_UNROLL for (int i = share * n_lines / n; i < (share + 1) * n_lines / n; i++) ask_ahead(super + i * CACHE_LINE);
 }
 
 BLOCKS_FN void put_totals(const gemm_args *a, const floats *total, uint32_t panel, int np) {
@@ -333,28 +344,35 @@ BLOCKS_FN void put_totals(const gemm_args *a, const floats *total, uint32_t pane
         }
 }
 
-/* The products of units with tokens first .. first + m - 1 straight from a superblock: multiply_units' arithmetic, without the detour
- * through memory, which would be most of the work where tokens are few. */
+/* The products of units with m tokens, 1 or 2, straight from a superblock: multiply_units' arithmetic, without the detour through memory,
+ * which would be most of the work where tokens are few. All dots of a unit go on side by side, as each waits for its last. */
 BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], const float (*sums)[BLOCKS_NR], const uint8_t *super,
                               const uint8_t *act, uint32_t n_units, uint32_t n, int m, blocks_kind kind) {
     const int quads = form_group(kind.form) / 4, groups = form_groups(kind.form);
     AK42_UNROLL for (int u = 0; u < kind.units; u++) {
         if (kind.units == 2 && (uint32_t)u >= n_units) break;
-        AK42_UNROLL for (int g = 0; g < groups; g++) {
-            const int b = g * quads / 8, at = g * quads % 8, group = u * groups + g;
-            const uint8_t *q = act + (size_t)(2 * u + b) * n * ACT_Q8_BLOCK_BYTES, *d = q + n * ACT_BLOCK;
-            words dot[BLOCKS_NR];
-            AK42_UNROLL for (int t = 0; t < m; t++) dot[t] = w_set1((uint32_t)dots[group][t]);
-            AK42_UNROLL for (int j = at; j < at + quads; j++) {
-                const words w = kind.codes(super, u, b, j);
+        const uint8_t *blocks[2] = {act + (size_t)(2 * u) * n * ACT_Q8_BLOCK_BYTES, act + (size_t)(2 * u + 1) * n * ACT_Q8_BLOCK_BYTES};
+        words dot[4][2];
+        AK42_UNROLL for (int g = 0; g < groups; g++)
+            AK42_UNROLL for (int t = 0; t < m; t++) dot[g][t] = w_set1((uint32_t)dots[u * groups + g][t]);
+        AK42_UNROLL for (int j = 0; j < 8; j++) {
+            ask_share(super, u * 8 + j, kind.units * 8, kind);
+            AK42_UNROLL for (int b = 0; b < 2; b++) {
+                const words w = b && kind.upper ? kind.upper(super, u, b, j) : kind.codes(super, u, b, j);
+                const int g = (b * 8 + j) / quads;
                 AK42_UNROLL for (int t = 0; t < m; t++)
-                    dot[t] = w_dot(dot[t], w, w_set1(blocks_word(q + t * ACT_BLOCK + j * 4)), kind.form == FORM_32);
+                    dot[g][t] = w_dot(dot[g][t], w, w_set1(blocks_word(blocks[b] + t * ACT_BLOCK + j * 4)), kind.form == FORM_32);
             }
-            const floats scale = kind.scale(super, u, g), bias = f_mul(scale, f_set1(-BLOCKS_MAGIC));
+        }
+        AK42_UNROLL for (int g = 0; g < groups; g++) {
+            const int b = g * quads / 8;
+            const uint8_t *d = blocks[b] + n * ACT_BLOCK;
+            const floats whole = kind.scale(super, u, g), scale = b && kind.upper ? f_mul(whole, f_set1(1.0f / 16)) : whole;
+            const floats bias = f_mul(scale, f_set1(-BLOCKS_MAGIC));
             const floats min = form_has_mins(kind.form) ? kind.min(super, u, g) : bias;
             AK42_UNROLL for (int t = 0; t < m; t++) {
-                floats part = f_fma(f_cast(dot[t]), scale, bias);
-                if (form_has_mins(kind.form)) part = f_fma(min, f_set1(sums[group][t]), part);
+                floats part = f_fma(f_cast(dot[g][t]), scale, bias);
+                if (form_has_mins(kind.form)) part = f_fma(min, f_set1(sums[u * groups + g][t]), part);
                 sum[t] = f_fma(part, f_set1(blocks_float(d + t * 4)), sum[t]);
             }
         }
@@ -369,7 +387,6 @@ BLOCKS_FN void multiply_panel(floats *total, const blocks_start *start, const ui
     const uint32_t units = (uint32_t)kind.units, groups = (uint32_t)form_groups(kind.form);
     const uint8_t *super = panel + (size_t)(begin / units) * kind.super_bytes;
     for (uint32_t u = begin; u < end; u += units, super += kind.super_bytes) {
-        ask_ahead(super, 0, units, kind);
         multiply_super(sum, start->dot + (u - begin) * groups, start->s + (u - begin) * groups, super,
                        act + (size_t)(u - begin) * 2 * n * ACT_Q8_BLOCK_BYTES, end - u, n, m, kind);
     }
@@ -406,7 +423,7 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
                 for (uint32_t u = begin; u < end; u += NARROW_UNITS) {
                     const uint32_t n = end - u < NARROW_UNITS ? end - u : NARROW_UNITS;
                     for (int p = 0; p < np; p++) {
-                        ask_ahead(from + (size_t)p * a->panel_bytes, u, n, kind);
+                        ask_units(from + (size_t)p * a->panel_bytes, u, n, kind);
                         spread_units(buffer + (size_t)p * NARROW_UNITS * FORM_BYTES_MAX, from + (size_t)p * a->panel_bytes, u, n,
                                      kind);
                     }
@@ -421,7 +438,7 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
 }
 
 #define WIDE_GEMM(form) \
-    BLOCKS_TARGET static void wide_##form(const gemm_args *a) { multiply(a, (blocks_kind){form, 1, 0, NULL, NULL, NULL}); }
+    BLOCKS_TARGET static void wide_##form(const gemm_args *a) { multiply(a, (blocks_kind){form, 1, 0, NULL, NULL, NULL, NULL}); }
 WIDE_GEMM(FORM_32)
 WIDE_GEMM(FORM_32_MIN)
 WIDE_GEMM(FORM_16)
@@ -455,28 +472,28 @@ BLOCKS_FN void add_outliers(const outliers_args *a, blocks_kind kind) {
 
 /* ---- the types ---- */
 
-#define BLOCKS_TYPE(name, form, units, n_words, min)                                                                       \
+#define BLOCKS_TYPE(name, form, units, n_words, min, upper)                                                                \
     BLOCKS_TARGET static void gemm_##name(const gemm_args *a) {                                                            \
-        multiply(a, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name});                            \
+        multiply(a, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name, upper});                     \
     }                                                                                                                      \
     BLOCKS_TARGET static void unpack_##name(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {   \
         (void)group_size;                                                                                                  \
-        spread_units(dst, panel, 0, n_super, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name});   \
+        spread_units(dst, panel, 0, n_super, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name, upper});   \
     }                                                                                                                      \
     BLOCKS_TARGET static void outliers_##name(const outliers_args *a) {                                                    \
-        add_outliers(a, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name});                        \
+        add_outliers(a, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name, upper});                        \
     }
-BLOCKS_TYPE(q5_0, FORM_32, 1, 11, no_min)
-BLOCKS_TYPE(q5_1, FORM_32_MIN, 1, 12, min_q5_1)
-BLOCKS_TYPE(q2_k, FORM_16_MIN, 4, 21, min_q2_k)
-BLOCKS_TYPE(q3_k, FORM_16, 4, 28, no_min)
-BLOCKS_TYPE(q4_k, FORM_32_MIN, 4, 36, min_q4_k)
-BLOCKS_TYPE(q5_k, FORM_32_MIN, 4, 44, min_q5_k)
-BLOCKS_TYPE(q6_k, FORM_16, 4, 53, no_min)
-BLOCKS_TYPE(iq4_nl, FORM_32, 1, 9, no_min)
-BLOCKS_TYPE(iq4_xs, FORM_32, 4, 34, no_min)
-BLOCKS_TYPE(mxfp4, FORM_32, 2, 17, no_min)
-BLOCKS_TYPE(nf4, FORM_32, 1, 9, no_min)
+BLOCKS_TYPE(q5_0, FORM_32, 1, 11, no_min, NULL)
+BLOCKS_TYPE(q5_1, FORM_32_MIN, 1, 12, min_q5_1, NULL)
+BLOCKS_TYPE(q2_k, FORM_16_MIN, 4, 21, min_q2_k, NULL)
+BLOCKS_TYPE(q3_k, FORM_16, 4, 28, no_min, NULL)
+BLOCKS_TYPE(q4_k, FORM_32_MIN, 4, 36, min_q4_k, upper_q4_k)
+BLOCKS_TYPE(q5_k, FORM_32_MIN, 4, 44, min_q5_k, NULL)
+BLOCKS_TYPE(q6_k, FORM_16, 4, 53, no_min, NULL)
+BLOCKS_TYPE(iq4_nl, FORM_32, 1, 9, no_min, NULL)
+BLOCKS_TYPE(iq4_xs, FORM_32, 4, 34, no_min, NULL)
+BLOCKS_TYPE(mxfp4, FORM_32, 2, 17, no_min, NULL)
+BLOCKS_TYPE(nf4, FORM_32, 1, 9, no_min, NULL)
 
 #define BLOCKS_ROW(row, name, form)                                                                                        \
     table->types[row] = (type_kernels){.act = ACT_Q8, .nr = BLOCKS_NR, .gemm = gemm_##name, .unpack = unpack_##name,       \

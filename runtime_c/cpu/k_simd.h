@@ -2,6 +2,9 @@
 #ifndef AK42_K_SIMD_H
 #define AK42_K_SIMD_H
 
+#include <stddef.h>
+#include <stdint.h>
+
 #if defined(__GNUC__)
 /* The function may use these instructions; the file is built without flags. */
 #define AK42_TARGET(isa) __attribute__((target(isa)))
@@ -19,6 +22,20 @@
 #define AK42_INLINE inline
 #define AK42_KEEP(vector) (void)0
 #endif
+
+/* Weights are read once, from memory. Each of their lines is asked for twice: far ahead into the second-level cache, which can wait
+ * for many lines at once, and shortly before its use into the first, whose few open requests are then soon answered. So reading goes on
+ * while there is arithmetic, and over the pages at which processors stop asking by themselves. Addresses past the end do no harm. */
+enum { AHEAD_NEAR = 2048, AHEAD_FAR = 16384 };
+static AK42_INLINE void ask_line(const uint8_t *line, size_t near, size_t far) {
+#if defined(__GNUC__)
+    __builtin_prefetch((const void *)((uintptr_t)line + near), 0, 3);
+    __builtin_prefetch((const void *)((uintptr_t)line + far), 0, 2);
+#else
+    (void)line, (void)near, (void)far;
+#endif
+}
+static AK42_INLINE void ask_ahead(const uint8_t *line) { ask_line(line, AHEAD_NEAR, AHEAD_FAR); }
 
 #if defined(__clang__)
 #define AK42_UNROLL _Pragma("clang loop unroll(full)")
