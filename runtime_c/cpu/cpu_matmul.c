@@ -170,20 +170,30 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
     }
 }
 
-/* How many equal chunks the panels of a product are cut into, so that threads finish together. */
-static uint32_t chunk_count(const exec *e, uint64_t bytes, uint64_t n_panels, uint32_t n_rows) {
-    uint64_t per_thread = bytes / CHUNK_BYTES / e->team->n_threads;
-    if (n_rows > 1 && per_thread < 4) per_thread = 4;
-    if (per_thread < 1) per_thread = 1;
-    if (per_thread > CHUNKS_PER_THREAD_MAX) per_thread = CHUNKS_PER_THREAD_MAX;
-    const uint64_t chunks = per_thread * e->team->n_threads;
-    return (uint32_t)(chunks < n_panels ? chunks : n_panels);
+/* ---- shares ---- */
+
+/* The panels of a product are drawn by the threads in pieces, [begin, end), large ones first and ever smaller ones, so that all end
+ * together. Every thread walks the same list. */
+typedef struct share {
+    uint32_t n_panels, least;
+    uint32_t n_drawn, begin, end;
+} share;
+
+/* least: a group, or what is read in a few microseconds; even, because kernels take panels in pairs. */
+static share share_of(const matrix *w, uint32_t n_panels, uint32_t n_rows) {
+    const uint64_t panels = n_rows > w->kernels->nr ? group_panels(w) : SHARE_BYTES / w->panel_bytes / 2 * 2;
+    return (share){n_panels, panels < 2 ? 2 : (uint32_t)panels, 0, 0, 0};
 }
 
-/* First panel of chunk i of n; even where tiles are many, because kernels take panels in pairs. */
-static uint32_t chunk_begin(uint32_t i, uint32_t n, uint32_t n_panels, uint32_t n_rows) {
-    const uint32_t panel = (uint32_t)((uint64_t)n_panels * i / n);
-    return n_rows > 1 && i < n ? panel & ~1u : panel;
+/* Goes on to the next piece that is this thread's; false where none is left. */
+static bool share_draw(exec *e, share *s) {
+    const uint32_t parts = 2 * e->team->n_threads, index = team_next(e->team, s->n_panels);
+    for (; s->end < s->n_panels && s->n_drawn <= index; s->n_drawn++) {
+        const uint32_t left = s->n_panels - s->end, size = left / parts / s->least * s->least;
+        s->begin = s->end;
+        s->end += size ? size : left < s->least ? left : s->least;
+    }
+    return s->n_drawn > index;
 }
 
 /* ---- the products ---- */
@@ -205,20 +215,13 @@ static void product_panels(exec *e, const product *p, uint32_t begin, uint32_t e
 }
 
 static void run_products(exec *e, const product *products, uint32_t n, uint32_t n_rows) {
-    uint64_t bytes = 0;
     uint32_t n_panels = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        bytes += products[i].w->n_panels * products[i].w->panel_bytes;
-        n_panels += products[i].w->n_panels;
-    }
-    const uint32_t n_chunks = chunk_count(e, bytes, n_panels, n_rows);
-    for (uint32_t chunk; (chunk = team_next(e->team, n_chunks)) < n_chunks;) {
-        const uint32_t begin = chunk_begin(chunk, n_chunks, n_panels, n_rows);
-        const uint32_t end = chunk_begin(chunk + 1, n_chunks, n_panels, n_rows);
+    for (uint32_t i = 0; i < n; i++) n_panels += products[i].w->n_panels;
+    for (share s = share_of(products->w, n_panels, n_rows); share_draw(e, &s);) {
         uint32_t first = 0;                        /* the panel of the list at which products[i] begins */
         for (uint32_t i = 0; i < n; first += products[i++].w->n_panels) {
             const uint32_t last = first + products[i].w->n_panels;
-            const uint32_t from = begin > first ? begin : first, to = end < last ? end : last;
+            const uint32_t from = s.begin > first ? s.begin : first, to = s.end < last ? s.end : last;
             if (from < to) product_panels(e, &products[i], from - first, to - first, n_rows);
         }
     }
@@ -229,7 +232,7 @@ void cpu_norm_matmul(exec *e, const buffer *out, const matrix *const *w, uint32_
     const uint32_t n_rows = e->batch->n_rows;
     input in = {.x = e->ws->buffers[x], .ldx = e->ws->ld[x], .n_rows = n_rows, .columns = w[0]->columns, .norm = norm};
     pack_input(e, &in, w, n);
-    product products[MATRICES_MAX];
+    product products[MATRICES_MAX] = {{0}};
     for (uint32_t i = 0; i < n; i++)
         products[i] = (product){w[i], packed_for(&in, w[i]), e->ws->buffers[out[i]], e->ws->ld[out[i]], false};
     run_products(e, products, n, n_rows);
@@ -252,11 +255,9 @@ void cpu_norm_gate_up(exec *e, buffer out, const matrix *w1, const matrix *w3, b
     const packed *in1 = packed_for(&in, w1), *in3 = packed_for(&in, w3);
     const uint32_t step1 = step_panels(w1, n_rows), step3 = step_panels(w3, n_rows), step = step1 < step3 ? step1 : step3;
 
-    const uint32_t n_chunks = chunk_count(e, w1->n_panels * (w1->panel_bytes + w3->panel_bytes), w1->n_panels, n_rows);
-    for (uint32_t chunk; (chunk = team_next(e->team, n_chunks)) < n_chunks;) {
-        const uint32_t end = chunk_begin(chunk + 1, n_chunks, w1->n_panels, n_rows);
-        for (uint32_t panel = chunk_begin(chunk, n_chunks, w1->n_panels, n_rows); panel < end; panel += step) {
-            const uint32_t n_panels = end - panel < step ? end - panel : step;
+    for (share s = share_of(w1, w1->n_panels, n_rows); share_draw(e, &s);) {
+        for (uint32_t panel = s.begin; panel < s.end; panel += step) {
+            const uint32_t n_panels = s.end - panel < step ? s.end - panel : step;
             float *gate = buffer_row(e, out, 0) + (size_t)panel * PANEL_ROWS;
             multiply(e, w1, in1, panel, n_panels, n_rows, gate, e->ws->ld[out], false, NULL, 0);
             multiply(e, w3, in3, panel, n_panels, n_rows, area->sums, SUMS_LD, false, gate, e->ws->ld[out]);
@@ -309,11 +310,9 @@ void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm) {
     pack_input(e, &in, &head, 1);
     const packed *p = packed_for(&in, head);
     const uint32_t step = step_panels(head, n_rows);
-    const uint32_t n_chunks = chunk_count(e, head->n_panels * head->panel_bytes, head->n_panels, n_rows);
-    for (uint32_t chunk; (chunk = team_next(e->team, n_chunks)) < n_chunks;) {
-        const uint32_t end = chunk_begin(chunk + 1, n_chunks, head->n_panels, n_rows);
-        for (uint32_t panel = chunk_begin(chunk, n_chunks, head->n_panels, n_rows); panel < end; panel += step) {
-            const uint32_t n_panels = end - panel < step ? end - panel : step;
+    for (share s = share_of(head, head->n_panels, n_rows); share_draw(e, &s);) {
+        for (uint32_t panel = s.begin; panel < s.end; panel += step) {
+            const uint32_t n_panels = s.end - panel < step ? s.end - panel : step;
             const uint32_t first = panel * PANEL_ROWS;
             const uint32_t width = head->rows - first < n_panels * PANEL_ROWS ? head->rows - first : n_panels * PANEL_ROWS;
             const float *found = area->sums;

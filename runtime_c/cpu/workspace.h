@@ -12,8 +12,7 @@ enum {
     GROUP_PANELS_MAX = 32,
     TILE_BYTES = 24 * 1024,            /* activations that stay in the first-level cache while panels pass over them */
     SUMS_LD = (GROUP_PANELS_MAX + 1) * PANEL_ROWS,     /* odd in cache lines, as the buffers' */
-    CHUNK_BYTES = 512 * 1024,          /* weights that a thread takes at a time */
-    CHUNKS_PER_THREAD_MAX = 16
+    SHARE_BYTES = 128 * 1024           /* the least that a thread draws of weights that are read once */
 };
 
 /* A form of packed activations that some matrix wants. */
