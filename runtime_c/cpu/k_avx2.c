@@ -77,27 +77,9 @@ static AK42_TARGET(AVX2_TARGET) void unpack_bf16(uint8_t *dst, const uint8_t *pa
 
 /* ---- activations ---- */
 
-static AK42_TARGET(AVX2_TARGET) void pack_f32(uint8_t *act, outlier *lists, const float *x, size_t ldx,
-                                              uint32_t n_tokens, uint32_t columns) {
-    (void)lists;
-    const size_t k_pad = round_up(columns, SUPER_K);
-    float *out = (float *)(void *)act;
-    if (n_tokens == 1) {
-        memcpy(out, x, columns * sizeof(float));
-    } else {
-        for (size_t k = 0; k < columns; k++)
-            for (uint32_t t = 0; t < n_tokens; t++) out[k * n_tokens + t] = x[t * ldx + k];
-    }
-    memset(out + (size_t)columns * n_tokens, 0, (k_pad - columns) * n_tokens * sizeof(float));
-}
+typedef __m256 block_floats[4];
 
-/* 32 floats of a token, zeros from the row's end on. */
-AVX2_FN void load_block(__m256 v[4], const float *x, size_t n) {
-    float padded[ACT_BLOCK];
-    if (n < ACT_BLOCK) {
-        for (size_t i = 0; i < ACT_BLOCK; i++) padded[i] = i < n ? x[i] : 0.0f;
-        x = padded;
-    }
+AVX2_FN void load_floats(block_floats v, const float *x) {
     for (int i = 0; i < 4; i++) v[i] = _mm256_loadu_ps(x + i * 8);
 }
 
@@ -109,20 +91,7 @@ AVX2_FN uint32_t max_u32(__m256i v) {
     return (uint32_t)_mm_cvtsi128_si32(half);
 }
 
-/* The scale d for values whose largest magnitude has these bits, and *inverse, by which they are
- * multiplied: a NaN or an infinity makes d NaN, and what is so small that 127 / max overflows counts as
- * zero. */
-AVX2_FN float quant_scale(float *inverse, uint32_t max_bits) {
-    float max;
-    memcpy(&max, &max_bits, 4);
-    *inverse = 0.0f;
-    if (max_bits >= 0x7f800000u) return NAN;
-    if (max_bits == 0 || 127.0f / max > 3.4028235e38f) return 0.0f;
-    *inverse = 127.0f / max;
-    return max / 127.0f;
-}
-
-AVX2_FN uint32_t max_magnitude(const __m256 v[4]) {
+AVX2_FN uint32_t max_magnitude(block_floats v) {
     const __m256i mask = _mm256_set1_epi32(0x7fffffff);
     __m256i max = _mm256_and_si256(_mm256_castps_si256(v[0]), mask);
     for (int i = 1; i < 4; i++)
@@ -130,8 +99,7 @@ AVX2_FN uint32_t max_magnitude(const __m256 v[4]) {
     return max_u32(max);
 }
 
-/* 32 codes; inverse 0: all 0, also of NaN. Returns their sum. */
-AVX2_FN int32_t quant_codes32(uint8_t *codes, const __m256 v[4], float inverse) {
+AVX2_FN int32_t quant_codes32(uint8_t *codes, block_floats v, float inverse) {
     const __m256 factor = _mm256_set1_ps(inverse);
     __m256i q[4], sum;
     for (int i = 0; i < 4; i++)
@@ -148,39 +116,9 @@ AVX2_FN int32_t quant_codes32(uint8_t *codes, const __m256 v[4], float inverse) 
     return _mm_cvtsi128_si32(half);
 }
 
-/* Block b of token t of a tile of n; returns the bits of its largest magnitude. */
-AVX2_FN uint32_t pack_q8_block(uint8_t *act, const float *x, size_t left, size_t b, uint32_t t, uint32_t n) {
-    uint8_t *block = act + b * n * ACT_Q8_BLOCK_BYTES;
-    __m256 v[4];
-    load_block(v, x, left);
-    float inverse;
-    const uint32_t max_bits = max_magnitude(v);
-    const float d = quant_scale(&inverse, max_bits);
-    const int32_t sum = quant_codes32(block + t * ACT_BLOCK, v, inverse);
-    memcpy(block + n * ACT_BLOCK + t * 4, &d, 4);
-    memcpy(block + n * (ACT_BLOCK + 4) + t * 4, &sum, 4);
-    return max_bits;
-}
-
-/* Rows whole, and then once more the blocks in which outliers were found. */
-static AK42_TARGET(AVX2_TARGET) void pack_q8(uint8_t *act, outlier *lists, const float *x, size_t ldx,
-                                             uint32_t n_tokens, uint32_t columns) {
-    const size_t n_blocks = round_up(columns, SUPER_K) / ACT_BLOCK;
-    for (uint32_t t = 0; t < n_tokens; t++, x += ldx, lists += OUTLIERS) {
-        outlier_blocks found = { { 0 }, { 0 } };
-        for (size_t b = 0; b < n_blocks; b++) {
-            const size_t k = b * ACT_BLOCK, left = k < columns ? columns - k : 0;
-            outliers_note(&found, (uint32_t)b, pack_q8_block(act, left ? x + k : x, left, b, t, n_tokens));
-        }
-        outliers_choose(lists, &found, x, columns);
-        for (uint32_t i = 0; i < OUTLIERS; i++) {
-            float values[ACT_BLOCK];
-            const uint32_t b = lists[i].column / ACT_BLOCK;
-            outliers_block(values, lists, b, x, columns);
-            pack_q8_block(act, values, ACT_BLOCK, b, t, n_tokens);
-        }
-    }
-}
+#define PACK_FN AVX2_FN
+#define PACK_TARGET AK42_TARGET(AVX2_TARGET)
+#include "k_pack.h"
 
 /* ---- vectors ---- */
 
