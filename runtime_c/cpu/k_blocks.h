@@ -5,9 +5,13 @@
  *     BLOCKS_TARGET         the target of every function
  *     BLOCKS_NR             tokens of a full tile
  *     BLOCKS_PANELS         panels that a tile of 2 or more tokens takes at once, 1 or 2
- *     words, floats         types of 16 u32 and of 16 f32, one for each row of a panel, and on them w_*, f_* as below
+ *     words, floats         types of BLOCKS_ROWS u32 and f32, one for each row of a panel or of a part of it, and on them w_*, f_* as below
  *     w_dot(sum, w, a, large)   sum + the products of 4 u8 of w with 4 i8 of a; large: u8 above 127
- *     BLOCKS_VNNI           1 where w_dot costs the same for large ones
+ *     BLOCKS_VNNI           1 where w_dot takes u8 and costs the same for large ones
+ * and, where they serve,
+ *     BLOCKS_SIGNED         1: w_dot's w are i8; FORM_32's codes are then kept less 128
+ *     BLOCKS_ROWS           16, or rows of a part of a panel, which is then worked through part by part
+ *     BLOCKS_TILE           a file that defines multiply_tile, where BLOCKS_ROWS is not 16 or the ISA has better than w_dot
  * It defines blocks_fill, which sets the rows of all these types. No dispatch, no state.
  *
  * A group's integer dot is added to the bits of the float M = 1.5 * 2^23, whose last place is one: read as a float that is M + c,
@@ -19,6 +23,16 @@
 
 #define BLOCKS_FN static AK42_INLINE BLOCKS_TARGET
 
+#if !defined(BLOCKS_SIGNED)
+#define BLOCKS_SIGNED 0
+#endif
+#if !defined(BLOCKS_ROWS)
+#define BLOCKS_ROWS 16
+#endif
+
+/* A part's words lie this far apart. */
+enum { BLOCKS_PARTS = PANEL_ROWS / BLOCKS_ROWS, PART_BYTES = BLOCKS_ROWS * 4 };
+
 enum { BLOCKS_MAGIC_BITS = 0x4b400000 };
 #define BLOCKS_MAGIC 12582912.0f
 
@@ -28,6 +42,9 @@ typedef enum blocks_form { FORM_32, FORM_32_MIN, FORM_16, FORM_16_MIN, FORM_COUN
 BLOCKS_FN int form_group(blocks_form form) { return form < FORM_16 ? 32 : 16; }
 BLOCKS_FN bool form_has_mins(blocks_form form) { return form == FORM_32_MIN || form == FORM_16_MIN; }
 BLOCKS_FN int form_zero(blocks_form form) { return form == FORM_32 ? 127 : form == FORM_16 ? 32 : 0; }
+/* What is taken off the codes of a form of which some are above 127, where they must fit i8. */
+enum { CODES_LESS = BLOCKS_SIGNED ? 128 : 0 };
+BLOCKS_FN int form_less(blocks_form form) { return form == FORM_32 ? CODES_LESS : 0; }
 BLOCKS_FN int form_groups(blocks_form form) { return SUPER_K / form_group(form); }
 BLOCKS_FN size_t form_codes_at(blocks_form form) { return (size_t)form_groups(form) * 64 * (form_has_mins(form) ? 2 : 1); }
 BLOCKS_FN size_t form_bytes(blocks_form form) { return form_codes_at(form) + 1024; }
@@ -66,15 +83,18 @@ BLOCKS_FN floats half_at(const uint8_t *super, int w, int second) {
 TYPE_SCALE(q5_0) { return (void)u, half_at(super, 0, g); }
 TYPE_CODES(q5_0) {
     (void)u;
-    return w_add(five_bits(word_at(super, 3 + j), b, fifth_bit(word_at(super, 1 + b), j)), bytes_of(127 - 16));
+    const words codes = five_bits(word_at(super, 3 + j), b, fifth_bit(word_at(super, 1 + b), j));
+    return w_xor(w_add(codes, bytes_of(127 - 16)), bytes_of(CODES_LESS));
 }
 TYPE_SCALE(q5_1) { return (void)u, half_at(super, 0, g); }
 TYPE_MIN(q5_1) { return (void)u, half_at(super, 1, g); }
 TYPE_CODES(q5_1) { return (void)u, five_bits(word_at(super, 4 + j), b, fifth_bit(word_at(super, 2 + b), j)); }
 
-static const uint8_t iq4_table[16] = {0, 23, 44, 62, 78, 92, 105, 117, 128, 140, 152, 165, 180, 196, 216, 240};
-static const uint8_t mxfp4_table[16] = {127, 128, 129, 130, 131, 133, 135, 139, 127, 126, 125, 124, 123, 121, 119, 115};
-static const uint8_t nf4_table[16] = {15, 49, 68, 83, 95, 106, 117, 127, 136, 145, 155, 165, 176, 190, 208, 239};
+#define LESS(a, b, c, d) a ^ CODES_LESS, b ^ CODES_LESS, c ^ CODES_LESS, d ^ CODES_LESS
+static const uint8_t iq4_table[16] = {LESS(0, 23, 44, 62), LESS(78, 92, 105, 117), LESS(128, 140, 152, 165), LESS(180, 196, 216, 240)};
+static const uint8_t mxfp4_table[16] = {LESS(127, 128, 129, 130), LESS(131, 133, 135, 139), LESS(127, 126, 125, 124),
+                                        LESS(123, 121, 119, 115)};
+static const uint8_t nf4_table[16] = {LESS(15, 49, 68, 83), LESS(95, 106, 117, 127), LESS(136, 145, 155, 165), LESS(176, 190, 208, 239)};
 
 TYPE_SCALE(iq4_nl) { return (void)u, half_at(super, 0, g); }
 TYPE_CODES(iq4_nl) { return (void)u, w_lookup(nibbles(word_at(super, 1 + j), b), iq4_table); }
@@ -192,7 +212,7 @@ typedef struct blocks_start {
 } blocks_start;
 
 BLOCKS_FN void prepare(blocks_start *start, const uint8_t *act, uint32_t n_units, uint32_t n, blocks_form form) {
-    const int group = form_group(form), zero = form_zero(form);
+    const int group = form_group(form), zero = form_zero(form) - form_less(form);
     uint32_t g = 0;
     for (uint32_t block = 0; block < n_units * 2; block++, act += n * ACT_Q8_BLOCK_BYTES)
         for (int part = 0; part < ACT_BLOCK / group; part++, g++)
@@ -215,6 +235,10 @@ BLOCKS_FN uint32_t blocks_word(const uint8_t *p) {
     memcpy(&word, p, 4);
     return word;
 }
+
+#if defined(BLOCKS_TILE)
+#include BLOCKS_TILE
+#else
 
 /* sum[p * m + t] += the products of n_units units of np panels with tokens first .. first + m - 1 of a tile of n. start's first group is
  * that of the first unit. One order for every np and m: groups ascending. */
@@ -314,14 +338,18 @@ BLOCKS_FN void multiply_tile(floats *total, const blocks_start *start, uint32_t 
     for (; t < n; t++) units_one[form](total + t, dots, sums, wide, wide_bytes, act, n_units, n, t);
 }
 
+#endif
+
 /* ---- whole products ---- */
 
 BLOCKS_FN void spread_units(uint8_t *wide, const uint8_t *panel, uint32_t first, uint32_t n, blocks_kind kind) {
     const uint32_t units = (uint32_t)kind.units;
     panel += (size_t)(first / units) * kind.super_bytes;
-    for (uint32_t i = 0; i < n; i += units, panel += kind.super_bytes)
-        AK42_UNROLL for (int u = 0; u < kind.units; u++, wide += form_bytes(kind.form))
-            if (kind.units != 2 || i + (uint32_t)u < n) spread(wide, panel, u, kind);
+    for (uint32_t i = 0; i < n; i += units, panel += kind.super_bytes, wide += units * form_bytes(kind.form))
+        for (int part = 0; part < BLOCKS_PARTS; part++)
+            AK42_UNROLL for (int u = 0; u < kind.units; u++)
+                if (kind.units != 2 || i + (uint32_t)u < n)
+                    spread(wide + (uint32_t)u * form_bytes(kind.form) + part * PART_BYTES, panel + part * PART_BYTES, u, kind);
 }
 
 /* Asks ahead for what n units of a panel take. */
@@ -336,16 +364,16 @@ BLOCKS_FN void ask_share(const uint8_t *super, int share, int n, blocks_kind kin
 }
 
 BLOCKS_FN void put_totals(const gemm_args *a, const floats *total, uint32_t panel, int np) {
-    for (int p = 0; p < np; p++)
-        for (uint32_t t = 0; t < a->n_tokens; t++) {
-            uint8_t *out = (uint8_t *)(a->out + t * a->ldo + (panel + (uint32_t)p) * PANEL_ROWS);
-            const floats sum = total[(uint32_t)p * a->n_tokens + t];
-            f_store(out, a->accumulate ? f_add(f_load(out), sum) : sum);
-        }
+    for (uint32_t i = 0; i < (uint32_t)np * a->n_tokens * BLOCKS_PARTS; i++) {
+        const uint32_t t = i / BLOCKS_PARTS % a->n_tokens, p = i / BLOCKS_PARTS / a->n_tokens;
+        uint8_t *out = (uint8_t *)(a->out + t * a->ldo + (panel + p) * PANEL_ROWS + i % BLOCKS_PARTS * BLOCKS_ROWS);
+        f_store(out, a->accumulate ? f_add(f_load(out), total[i]) : total[i]);
+    }
 }
 
-/* The products of units with m tokens, 1 or 2, straight from a superblock: multiply_units' arithmetic, without the detour through memory,
- * which would be most of the work where tokens are few. All dots of a unit go on side by side, as each waits for its last. */
+/* The products of a part of a panel's units with m tokens, 1 or 2, straight from a superblock: multiply_units' arithmetic, without the
+ * detour through memory, which would be most of the work where tokens are few. All dots of a unit go on side by side, as each waits for
+ * its last. */
 BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], const float (*sums)[BLOCKS_NR], const uint8_t *super,
                               const uint8_t *act, uint32_t n_units, uint32_t n, int m, blocks_kind kind) {
     const int quads = form_group(kind.form) / 4, groups = form_groups(kind.form);
@@ -356,7 +384,7 @@ BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], con
         AK42_UNROLL for (int g = 0; g < groups; g++)
             AK42_UNROLL for (int t = 0; t < m; t++) dot[g][t] = w_set1((uint32_t)dots[u * groups + g][t]);
         AK42_UNROLL for (int j = 0; j < 8; j++) {
-            ask_share(super, u * 8 + j, kind.units * 8, kind);
+            if (BLOCKS_PARTS == 1) ask_share(super, u * 8 + j, kind.units * 8, kind);
             AK42_UNROLL for (int b = 0; b < 2; b++) {
                 const words w = b && kind.upper ? kind.upper(super, u, b, j) : kind.codes(super, u, b, j);
                 const int g = (b * 8 + j) / quads;
@@ -382,15 +410,19 @@ BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], con
 /* All of K of one panel, m tokens. */
 BLOCKS_FN void multiply_panel(floats *total, const blocks_start *start, const uint8_t *panel, const uint8_t *act, uint32_t begin,
                               uint32_t end, uint32_t n, int m, blocks_kind kind) {
-    floats sum[BLOCKS_NR];
-    AK42_UNROLL for (int t = 0; t < m; t++) sum[t] = total[t];
+    floats sum[BLOCKS_PARTS * BLOCKS_NR];
+    for (int part = 0; part < BLOCKS_PARTS; part++)
+        AK42_UNROLL for (int t = 0; t < m; t++) sum[part * m + t] = total[t * BLOCKS_PARTS + part];
     const uint32_t units = (uint32_t)kind.units, groups = (uint32_t)form_groups(kind.form);
     const uint8_t *super = panel + (size_t)(begin / units) * kind.super_bytes;
     for (uint32_t u = begin; u < end; u += units, super += kind.super_bytes) {
-        multiply_super(sum, start->dot + (u - begin) * groups, start->s + (u - begin) * groups, super,
-                       act + (size_t)(u - begin) * 2 * n * ACT_Q8_BLOCK_BYTES, end - u, n, m, kind);
+        if (BLOCKS_PARTS > 1) ask_units(super, 0, units, kind);
+        for (int part = 0; part < BLOCKS_PARTS; part++)
+            multiply_super(sum + part * m, start->dot + (u - begin) * groups, start->s + (u - begin) * groups, super + part * PART_BYTES,
+                           act + (size_t)(u - begin) * 2 * n * ACT_Q8_BLOCK_BYTES, end - u, n, m, kind);
     }
-    AK42_UNROLL for (int t = 0; t < m; t++) total[t] = sum[t];
+    for (int part = 0; part < BLOCKS_PARTS; part++)
+        AK42_UNROLL for (int t = 0; t < m; t++) total[t * BLOCKS_PARTS + part] = sum[part * m + t];
 }
 
 /* The panels are a type's, or, where kind.codes is NULL, spread already. */
@@ -402,9 +434,10 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
     uint32_t prepared = UINT32_MAX;
     for (uint32_t panel = 0; panel < a->n_panels;) {
         const int np = a->n_panels - panel >= BLOCKS_PANELS && (a->n_tokens > 2 || wide) ? BLOCKS_PANELS : 1;
-        floats total[BLOCKS_PANELS * BLOCKS_NR];
-        for (uint32_t i = 0; i < (uint32_t)np * a->n_tokens; i++) {
-            const float *from = a->start ? a->start + i % a->n_tokens * a->ld_start + (panel + i / a->n_tokens) * PANEL_ROWS : NULL;
+        floats total[BLOCKS_PANELS * BLOCKS_NR * BLOCKS_PARTS];        /* (np, n_tokens, parts) */
+        for (uint32_t i = 0; i < (uint32_t)np * a->n_tokens * BLOCKS_PARTS; i++) {
+            const uint32_t t = i / BLOCKS_PARTS % a->n_tokens, row = (panel + i / BLOCKS_PARTS / a->n_tokens) * PANEL_ROWS;
+            const float *from = a->start ? a->start + t * a->ld_start + row + i % BLOCKS_PARTS * BLOCKS_ROWS : NULL;
             total[i] = from ? f_load((const uint8_t *)from) : f_set1(0.0f);
         }
         for (uint32_t begin = 0; begin < a->n_super; begin += START_UNITS) {
@@ -449,23 +482,25 @@ WIDE_GEMM(FORM_16_MIN)
 /* Column k of a unit: what its code is and what it is worth. */
 BLOCKS_FN floats column_of(const uint8_t *super, int u, int k, blocks_kind kind) {
     const int g = k / form_group(kind.form), b = k / 32, j = k % 32 / 4;
-    const words code = w_and(w_shr_by(kind.codes(super, u, b, j), k % 4 * 8), w_set1(255));
+    const words less = w_and(w_shr_by(kind.codes(super, u, b, j), k % 4 * 8), w_set1(255));
+    const words code = w_xor(less, w_set1((uint32_t)form_less(kind.form)));
     const floats value = f_of_int(w_sub(code, w_set1((uint32_t)form_zero(kind.form)))), scale = kind.scale(super, u, g);
     return form_has_mins(kind.form) ? f_fma(value, scale, kind.min(super, u, g)) : f_mul(value, scale);
 }
 
 /* Outliers ascending, one sum, one add. */
 BLOCKS_FN void add_outliers(const outliers_args *a, blocks_kind kind) {
-    for (uint32_t panel = 0; panel < a->n_panels; panel++)
+    for (uint32_t at = 0; at < a->n_panels * BLOCKS_PARTS; at++)
         for (uint32_t t = 0; t < a->n_tokens; t++) {
+            const uint8_t *panel = a->panels + at / BLOCKS_PARTS * a->panel_bytes + at % BLOCKS_PARTS * PART_BYTES;
             floats sum = f_set1(0.0f);
             for (uint32_t i = 0; i < OUTLIERS; i++) {
                 const outlier o = a->lists[t * OUTLIERS + i];
                 const uint32_t u = o.column / SUPER_K, units = (uint32_t)kind.units;
-                const uint8_t *super = a->panels + panel * a->panel_bytes + (size_t)(u / units) * kind.super_bytes;
+                const uint8_t *super = panel + (size_t)(u / units) * kind.super_bytes;
                 sum = f_fma(column_of(super, (int)(u % units), (int)(o.column % SUPER_K), kind), f_set1(o.value), sum);
             }
-            uint8_t *out = (uint8_t *)(a->out + t * a->ldo + panel * PANEL_ROWS);
+            uint8_t *out = (uint8_t *)(a->out + t * a->ldo + at * BLOCKS_ROWS);
             f_store(out, f_add(f_load(out), sum));
         }
 }

@@ -1,5 +1,6 @@
 /* k_neon.c: kernels for aarch64 with NEON: float matrix products, packing of activations, the vector
- * steps, peaks. Quantised products and attention are in k_neon_quant.c and k_neon_attn.c. */
+ * steps, peaks. Quantised products are in k_neon_quant.c and k_neon_blocks.c, attention in
+ * k_neon_attn.c. */
 #include "k_neon.h"
 
 #if defined(__aarch64__)
@@ -208,7 +209,18 @@ static double peak_f32(uint64_t n, float *sink) {
     return (double)n * 16 * 8;
 }
 
+NEON_FN void widen_halves(float *out, const uint8_t *in) {
+    for (int i = 0; i < 4; i++) vst1q_f32(out + i * 4, neon_load_f16(in + i * 8));
+}
+
+#define OUTLIERS_NAME(name) outliers_##name
+#define OUTLIERS_TARGET
+#define OUTLIERS_HALVES widen_halves
+#include "k_outliers.h"
+
 void kernels_fill_neon(kernel_table *table) {
+    outliers_fill(table);
+    neon_fill_blocks(table);
     table->kv_default = AK42_KV_TYPE_F16;
     table->types[KERNEL_F32] =
         (type_kernels){ ACT_F32, FLOAT_NR, gemm_f32, unpack_f32, gemm_f32, WIDE_BYTES, 48 };

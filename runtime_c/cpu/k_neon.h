@@ -12,10 +12,15 @@
 #include "k_simd.h"
 
 #define NEON_FN static AK42_INLINE
+#define NEON_DOT_TARGET "arch=armv8.2-a+dotprod"
+#define NEON_I8MM_TARGET "arch=armv8.2-a+dotprod+i8mm"
 
-/* Quantised products of k_neon_quant.c, for groups below 32 also k_neon_dot.c's. */
+/* Quantised products of k_neon_quant.c, for groups below 32 also k_neon_dot.c's and k_neon_i8mm.c's. */
 void neon_gemm_int8(const gemm_args *args);
 void neon_fill_quant(kernel_table *table);
+void neon_fill_blocks(kernel_table *table);        /* k_neon_blocks.c */
+void neon_dot_fill_blocks(kernel_table *table);    /* k_neon_blocks_dot.c */
+void neon_i8mm_fill_blocks(kernel_table *table);   /* k_neon_blocks_i8mm.c */
 void neon_fill_attention(kernel_table *table);
 void neon_fill_gates(kernel_table *table);
 

@@ -4,10 +4,10 @@
 
 #if defined(__aarch64__)
 
-#define QUANT_TARGET "arch=armv8.2-a+dotprod"
-#define QUANT_FN static AK42_INLINE AK42_TARGET(QUANT_TARGET)
-#define QUANT_GEMM static AK42_TARGET(QUANT_TARGET)
+#define QUANT_FN static AK42_INLINE AK42_TARGET(NEON_DOT_TARGET)
+#define QUANT_GEMM static AK42_TARGET(NEON_DOT_TARGET)
 #define QUANT_DOT 1
+#define QUANT_PAIRS 0
 #include "k_neon_quant.h"
 
 /* Groups below 32 split a block's dot; NEON's form does that. */
@@ -17,7 +17,7 @@ static void gemm_int8(const gemm_args *args) {
 }
 
 /* Sixteen independent sums of 16 multiply-adds. */
-static AK42_TARGET(QUANT_TARGET) double peak_int8(uint64_t n, float *sink) {
+static AK42_TARGET(NEON_DOT_TARGET) double peak_int8(uint64_t n, float *sink) {
     int32x4_t sum[16];
     const int8x16_t a = vdupq_n_s8(3), w = vdupq_n_s8(5);
     AK42_UNROLL for (int i = 0; i < 16; i++) sum[i] = vdupq_n_s32(i);
@@ -36,6 +36,7 @@ void kernels_fill_neon_dot(kernel_table *table) {
     table->types[KERNEL_Q4_0] = (type_kernels){ .act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_q4_0 };
     table->types[KERNEL_Q4_1] = (type_kernels){ .act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_q4_1 };
     table->peak_int8 = peak_int8;
+    neon_dot_fill_blocks(table);
 }
 
 #else

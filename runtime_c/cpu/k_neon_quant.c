@@ -6,6 +6,7 @@
 #define QUANT_FN static AK42_INLINE
 #define QUANT_GEMM static
 #define QUANT_DOT 0
+#define QUANT_PAIRS 0
 #include "k_neon_quant.h"
 
 /* ---- int8 with groups below 32: every group has its own integer dot ---- */
@@ -37,7 +38,7 @@ static void gemm_int8_small(const gemm_args *args) {
     const size_t super_bytes = SUPER_K / group * 64 + 1024;
     for (uint32_t p = 0; p < args->n_panels; p++) {
         const uint8_t *super = args->panels + p * args->panel_bytes, *act = args->act;
-        float32x4_t sum[QUANT_NR][4];
+        float32x4_t sum[TILE_TOKENS_MAX][4];
         for (uint32_t t = 0; t < n; t++) neon_start(sum[t], args, t, p);
         for (uint32_t i = 0; i < args->n_super; i++, super += super_bytes)
             for (uint32_t block = 0; block < 2; block++, act += n * ACT_Q8_BLOCK_BYTES)

@@ -1,7 +1,8 @@
-/* k_neon_quant.h: matrix products on quantised weights and ACT_Q8 tiles for NEON, a body that two files
+/* k_neon_quant.h: matrix products on quantised weights and ACT_Q8 tiles for NEON, a body that three files
  * include, each with its own instructions: before the #include they define
  *     QUANT_FN, QUANT_GEMM          what stands before functions: inlined ones, entries of the table
  *     QUANT_DOT                     1: sdot on 4 products; 0: 8-bit multiplies into 16 bits
+ *     QUANT_PAIRS                   1: two tokens and more go to k_neon_quant_pairs.h's tiles
  * It defines gemm_* for the four quantised types. No dispatch, no state.
  *
  * Codes are made signed, so that dots need no correction. Without sdot, two products of 8-bit weights fit
@@ -10,7 +11,7 @@
 
 typedef enum quant_form { QUANT_8_0, QUANT_INT8, QUANT_4_0, QUANT_4_1 } quant_form;
 
-enum { QUANT_NR = 4 };
+enum { QUANT_NR = QUANT_PAIRS ? 8 : 4 };
 
 QUANT_FN bool quant_is_8(quant_form form) { return form == QUANT_8_0 || form == QUANT_INT8; }
 
@@ -134,13 +135,21 @@ QUANT_FN void quant_panels(const gemm_args *args, int n, quant_form form) {
     }
 }
 
-QUANT_FN void quant_gemm(const gemm_args *args, quant_form form) {
+#if QUANT_PAIRS
+#include "k_neon_quant_pairs.h"
+#else
+QUANT_FN void quant_many(const gemm_args *args, quant_form form) {
     switch (args->n_tokens) {
-        case 1: quant_panels(args, 1, form); break;
         case 2: quant_panels(args, 2, form); break;
         case 3: quant_panels(args, 3, form); break;
         default: quant_panels(args, QUANT_NR, form); break;
     }
+}
+#endif
+
+QUANT_FN void quant_gemm(const gemm_args *args, quant_form form) {
+    if (args->n_tokens == 1) quant_panels(args, 1, form);
+    else quant_many(args, form);
 }
 
 QUANT_GEMM void gemm_q8_0(const gemm_args *args) { quant_gemm(args, QUANT_8_0); }

@@ -49,15 +49,17 @@ static const isa isas[] = {
 
 static bool has_neon(const cpu_features *f) { return f->neon; }
 static bool has_neon_dot(const cpu_features *f) { return f->neon_dot; }
+static bool has_neon_i8mm(const cpu_features *f) { return f->neon_i8mm; }
 
-enum { ISA_REFERENCE, ISA_GENERIC, ISA_NEON, ISA_NEON_DOT };
-#define ISA_NAMES "reference, generic, neon, neon_dot"
+enum { ISA_REFERENCE, ISA_GENERIC, ISA_NEON, ISA_NEON_DOT, ISA_NEON_I8MM };
+#define ISA_NAMES "reference, generic, neon, neon_dot, neon_i8mm"
 
 static const isa isas[] = {
     [ISA_REFERENCE] = {"reference", ISA_GENERIC, kernels_fill_reference, has_always, NULL},
     [ISA_GENERIC] = {"generic", -1, kernels_fill_generic, has_always, NULL},
     [ISA_NEON] = {"neon", ISA_GENERIC, kernels_fill_neon, has_neon, NULL},
     [ISA_NEON_DOT] = {"neon_dot", ISA_NEON, kernels_fill_neon_dot, has_neon_dot, NULL},
+    [ISA_NEON_I8MM] = {"neon_i8mm", ISA_NEON_DOT, kernels_fill_neon_i8mm, has_neon_i8mm, NULL},
 };
 
 #else

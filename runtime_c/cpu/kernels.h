@@ -174,7 +174,8 @@ typedef double kernel_peak(uint64_t n, float *sink);
 typedef uint64_t kernel_read(const uint8_t *data, size_t size);
 
 typedef struct kernel_table {
-    const char *isa;               /* "reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_vnni_bf16", "neon", ... */
+    const char *isa;               /* "reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_vnni_bf16", "neon",
+                                    * "neon_dot", "neon_i8mm" */
     ak42_kv_type kv_default;       /* of sessions on quantised or 16-bit weights */
     type_kernels types[KERNEL_TYPES];
     kernel_outliers *outliers[KERNEL_TYPES];            /* of types whose activations are Q8 */
@@ -209,5 +210,6 @@ void kernels_fill_avx512_vnni(kernel_table *table);
 void kernels_fill_avx512_vnni_bf16(kernel_table *table);
 void kernels_fill_neon(kernel_table *table);
 void kernels_fill_neon_dot(kernel_table *table);
+void kernels_fill_neon_i8mm(kernel_table *table);
 
 #endif

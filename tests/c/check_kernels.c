@@ -1,7 +1,8 @@
 /* check_kernels.c: every slot of the kernel table on every ISA that this machine has, against sums in
  * double or against the plain C kernels, on random and edge sizes; that results do not depend on how the
- * work is cut; that nothing is read or written outside.
- *     check_kernels [ISA]            prints "N passed, N failed"
+ * work is cut; that nothing is read or written outside. A slot that an ISA has from an earlier one of the run is not checked again.
+ *     check_kernels [ISA...]         prints "N passed, N failed"
+ *     check_kernels --beyond ISA ISA...      only the slots that the first has not
  *     check_kernels --bench [ISA [PART]]     times every slot (bench_kernels.h) */
 #include "../../runtime_c/core/config.h"
 #include "../../runtime_c/core/blocks.h"
@@ -13,6 +14,21 @@
 #include "attention_checks.h"
 #include "bench_kernels.h"
 #include "kernel_checks.h"
+
+/* ---- what was checked ---- */
+
+/* The tables whose slots this run has checked. */
+static kernel_table seen[16];
+static uint32_t n_seen;
+
+/* Whether none of them has the same in this place of the table. */
+static bool is_new(const kernel_table *table, const void *slot, size_t size) {
+    const size_t at = (size_t)((const char *)slot - (const char *)table);
+    for (uint32_t i = 0; i < n_seen; i++)
+        if (memcmp((const char *)&seen[i] + at, slot, size) == 0) return false;
+    return true;
+}
+#define IS_NEW(table, slot) is_new(table, &(table)->slot, sizeof (table)->slot)
 
 /* ---- weights ---- */
 
@@ -161,6 +177,7 @@ static void check_pack(const kernel_table *table, const kernel_table *generic) {
             if (round % 20 == 4 && rng_below(50) == 0) values[i] = rng() & 1 ? NAN : -INFINITY;
         }
         for (act_kind kind = 0; kind < ACT_COUNT; kind++) {
+            if (!IS_NEW(table, pack[kind])) continue;
             const size_t bytes = act_token_bytes(kind, columns) * n;
             guarded mine = guarded_new(bytes), theirs = guarded_new(bytes);
             outlier lists[2][TILE_TOKENS_MAX * OUTLIERS] = {{{0, 0}}};
@@ -422,6 +439,7 @@ static void check_matrices(const kernel_table *table) {
         const uint32_t unit = type_by_id(kernel_row_type(row))->super_columns == 256 ? 4 : 1;
         check(kernel_type_row(kernel_row_type(row)) == (int)row && table->types[row].nr <= TILE_TOKENS_MAX,
               table->isa, "row", row, 0, 0, 0);
+        if (!IS_NEW(table, types[row]) && !IS_NEW(table, outliers[row]) && !IS_NEW(table, pack[table->types[row].act])) continue;
         for (uint32_t n_super = 1; n_super <= SUPERS_MAX; n_super++) {
             if (n_super % unit) continue;
             if (row > KERNEL_Q4_1 && unit == 1 && n_super > 5 && n_super < SUPERS_MAX) continue;
@@ -431,8 +449,8 @@ static void check_matrices(const kernel_table *table) {
                     if (n_super < 4 || n_super == SUPERS_MAX)
                         check_problem(table, row, group, n_super, n_super % 3 == 2);
         }
+        if (row == KERNEL_Q8_0) check_problem(table, row, 0, SUPERS_MAX, 1);
     }
-    check_problem(table, KERNEL_Q8_0, 0, SUPERS_MAX, 1);
 }
 
 /* ---- encoders ---- */
@@ -664,20 +682,22 @@ static void check_read_and_peaks(const kernel_table *table, const kernel_table *
 }
 
 static void check_vectors(const kernel_table *table, const kernel_table *generic) {
+    const bool rmsnorm = IS_NEW(table, rmsnorm), silu = IS_NEW(table, silu_mul), cap = IS_NEW(table, cap), scale = IS_NEW(table, scale);
+    const bool gelu = IS_NEW(table, gelu_mul) || IS_NEW(table, gelu_tanh_mul), merge = IS_NEW(table, attn_merge);
     for (uint32_t n = 1; n <= 150; n++) {
-        check_rmsnorm(table, n);
-        check_silu(table, n, n % 2);
-        check_gelu(table, n, n % 2);
-        check_cap(table, n, n % 3 ? 30.0f : 0.0f);
-        check_scale(table, n);
-        check_merge(table, n);
+        if (rmsnorm) check_rmsnorm(table, n);
+        if (silu) check_silu(table, n, n % 2);
+        if (gelu) check_gelu(table, n, n % 2);
+        if (cap) check_cap(table, n, n % 3 ? 30.0f : 0.0f);
+        if (scale) check_scale(table, n);
+        if (merge) check_merge(table, n);
     }
-    check_rmsnorm(table, 576);
-    check_rmsnorm(table, 4096);
-    check_silu(table, 100000, false);
-    check_gelu(table, 20000, false);
-    check_cap(table, 20000, 50.0f);
-    for (uint32_t rotary = 2; rotary <= 136; rotary += 2)
+    if (rmsnorm) check_rmsnorm(table, 576);
+    if (rmsnorm) check_rmsnorm(table, 4096);
+    if (silu) check_silu(table, 100000, false);
+    if (gelu) check_gelu(table, 20000, false);
+    if (cap) check_cap(table, 20000, 50.0f);
+    for (uint32_t rotary = 2; rotary <= 136 && IS_NEW(table, rope); rotary += 2)
         for (uint32_t layout = 0; layout < 2; layout++)
             check_rope(table, 1 + rng_below(5), rotary + rng_below(3) * 2, rotary, layout);
     check_read_and_peaks(table, generic);
@@ -696,26 +716,37 @@ static int run_bench(int argc, char **argv) {
 
 int main(int argc, char **argv) {
     static const char *const isas[] = {"reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni",
-                                       "avx512_vnni_bf16",
-                                       "neon", "neon_dot"};
+                                       "avx512_vnni_bf16", "neon", "neon_dot", "neon_i8mm"};
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) return run_bench(argc, argv);
-    kernel_table generic, table;
+    kernel_table generic, table = {0};
     ak42_error err;
     if (kernels_select(&generic, "generic", &err)) return 1;
+    if (argc > 2 && strcmp(argv[1], "--beyond") == 0) {
+        if (kernels_select(&seen[n_seen++], argv[2], &err)) {
+            printf("skipped: %s\n", err.text);
+            return 1;
+        }
+        argc -= 2;
+        argv += 2;
+    }
     for (uint32_t i = 0; i < ARRAY_LEN(isas); i++) {
-        if (argc > 1 && strcmp(argv[1], isas[i]) != 0) continue;
+        bool wanted = argc == 1;
+        for (int k = 1; k < argc; k++) wanted |= strcmp(argv[k], isas[i]) == 0;
+        if (!wanted) continue;
         const ak42_status status = kernels_select(&table, isas[i], &err);
         if (status == AK42_STATUS_ARG) continue;       /* not in this build */
         if (status) {
             printf("skipped: %s\n", err.text);
             continue;
         }
-        check_pack(&table, &generic);
-        check_encode(&table, &generic);
-        for (uint32_t n = 1; n <= 300; n++) check_outliers_taken(&table, n);
+        if (IS_NEW(&table, pack)) check_pack(&table, &generic);
+        if (IS_NEW(&table, encode)) check_encode(&table, &generic);
+        for (uint32_t n = 1; n <= 300 && IS_NEW(&table, pack[ACT_Q8]); n++) check_outliers_taken(&table, n);
         check_matrices(&table);
-        check_attention(&table, &generic);
+        for (ak42_kv_type type = AK42_KV_TYPE_F32; type <= AK42_KV_TYPE_INT8; type++)
+            if (IS_NEW(&table, kv[type])) check_attention(&table, &generic, type);
         check_vectors(&table, &generic);
+        seen[n_seen++] = table;
     }
     printf("%d passed, %d failed\n", n_passed, n_failed);
     return n_failed != 0;
