@@ -25,7 +25,7 @@ BLOCKS_FN void multiply_pairs(floats *total, const int32_t (*dots)[BLOCKS_NR], c
                 factor[p] = vreinterpretq_f32_s32(pair_tokens(d + first * 4, d + second * 4));
                 each[p] = form_has_mins(form) ? vreinterpretq_f32_s32(pair_tokens(s + first * 4, s + second * 4)) : factor[p];
             }
-            AK42_UNROLL for (int i = 0; i < 4; i++) {
+            for (int i = 0; i < 4; i++) {                  /* the sums are in memory, too many for the registers */
                 int32x4_t dot[2][PAIRS_MAX];
                 AK42_UNROLL for (int p = 0; p < pairs; p++) dot[0][p] = dot[1][p] = from[p];
                 AK42_UNROLL for (int j = 0; j < quads / 2; j++) {

@@ -38,7 +38,7 @@ QUANT_FN void pair_block(pair_sums sum, const uint8_t *super, const uint8_t *act
         each[p] = vcvtq_f32_s32(sums);
         factor[p] = vreinterpretq_f32_s32(pair_tokens(d + first * 4, d + second * 4));
     }
-    AK42_UNROLL for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < 4; i++) {                  /* the sums are in memory, too many for the registers */
         int32x4_t dot[2][PAIRS_MAX];
         AK42_UNROLL for (int p = 0; p < pairs; p++) dot[0][p] = dot[1][p] = start[p];
         AK42_UNROLL for (int j = 0; j < 4; j++) {

@@ -3,6 +3,7 @@
  * work is cut; that nothing is read or written outside. A slot that an ISA has from an earlier one of the run is not checked again.
  *     check_kernels [ISA...]         prints "N passed, N failed"
  *     check_kernels --beyond ISA ISA...      only the slots that the first has not
+ *     check_kernels --part PART ISA...       only those of pack (with encode), matrices, attention or vectors
  *     check_kernels --bench [ISA [PART]]     times every slot (bench_kernels.h) */
 #include "../../runtime_c/core/config.h"
 #include "../../runtime_c/core/blocks.h"
@@ -714,6 +715,19 @@ static int run_bench(int argc, char **argv) {
     return 0;
 }
 
+/* part: NULL for all. */
+static void check_table(const kernel_table *table, const kernel_table *generic, const char *part) {
+    if (!part || !strcmp(part, "pack")) {
+        if (IS_NEW(table, pack)) check_pack(table, generic);
+        if (IS_NEW(table, encode)) check_encode(table, generic);
+        for (uint32_t n = 1; n <= 300 && IS_NEW(table, pack[ACT_Q8]); n++) check_outliers_taken(table, n);
+    }
+    if (!part || !strcmp(part, "matrices")) check_matrices(table);
+    for (ak42_kv_type type = AK42_KV_TYPE_F32; type <= AK42_KV_TYPE_INT8; type++)
+        if ((!part || !strcmp(part, "attention")) && IS_NEW(table, kv[type])) check_attention(table, generic, type);
+    if (!part || !strcmp(part, "vectors")) check_vectors(table, generic);
+}
+
 int main(int argc, char **argv) {
     static const char *const isas[] = {"reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni",
                                        "avx512_vnni_bf16", "neon", "neon_dot", "neon_i8mm"};
@@ -729,6 +743,12 @@ int main(int argc, char **argv) {
         argc -= 2;
         argv += 2;
     }
+    const char *part = NULL;
+    if (argc > 2 && strcmp(argv[1], "--part") == 0) {
+        part = argv[2];
+        argc -= 2;
+        argv += 2;
+    }
     for (uint32_t i = 0; i < ARRAY_LEN(isas); i++) {
         bool wanted = argc == 1;
         for (int k = 1; k < argc; k++) wanted |= strcmp(argv[k], isas[i]) == 0;
@@ -739,13 +759,7 @@ int main(int argc, char **argv) {
             printf("skipped: %s\n", err.text);
             continue;
         }
-        if (IS_NEW(&table, pack)) check_pack(&table, &generic);
-        if (IS_NEW(&table, encode)) check_encode(&table, &generic);
-        for (uint32_t n = 1; n <= 300 && IS_NEW(&table, pack[ACT_Q8]); n++) check_outliers_taken(&table, n);
-        check_matrices(&table);
-        for (ak42_kv_type type = AK42_KV_TYPE_F32; type <= AK42_KV_TYPE_INT8; type++)
-            if (IS_NEW(&table, kv[type])) check_attention(&table, &generic, type);
-        check_vectors(&table, &generic);
+        check_table(&table, &generic, part);
         seen[n_seen++] = table;
     }
     printf("%d passed, %d failed\n", n_passed, n_failed);
