@@ -12,6 +12,10 @@ MODEL =
 PROMPT =
 ARGS =
 export MODEL PROMPT
+# Compilers run side by side, one on each core, unless the caller says how many (make -j1). Not while `clean` removes what others make.
+ifeq ($(filter -j% --jobs%,$(MAKEFLAGS))$(filter clean,$(MAKECMDGOALS)),)
+MAKEFLAGS += -j$(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+endif
 
 VERSION = $$(sed -n 's/^__version__ = "\(.*\)"$$/\1/p' pyllama/__init__.py)
 # The same flags as in pyllama/_build.py, with warnings.
@@ -30,6 +34,8 @@ C_TESTS := $(patsubst tests/c/%.c,build/%,$(sort $(wildcard tests/c/check_*.c)))
 VENV = .venv
 VENV_PYTHON = $(VENV)/bin/python
 EXTENSION = build/extension.stamp
+# setup.py links the extension with this library instead of compiling its sources a second time (pyllama/_build.py).
+LINKED = AK42_LIBRARY=build/libak42.a
 DEFAULT_GGUF = build/models/SmolLM2-135M-Instruct.Q4_1.gguf
 DEFAULT_MODEL = build/models/smollm2-135m-instruct.bin
 QUESTION = Why is the sky blue?
@@ -47,10 +53,10 @@ run: check $(EXTENSION) build/run $(if $(MODEL),,$(DEFAULT_MODEL)) ## generate t
 	else echo "> $(QUESTION)"; exec build/run "$$MODEL" -m chat -t 0 -i "$(QUESTION)" $(ARGS) </dev/null; fi
 
 test: check $(VENV)/test.stamp $(EXTENSION) lib $(C_TESTS) ## install the test extra and run all tests that are not slow
-	$(VENV)/bin/pytest -m "not slow and not cuda" $(PYTEST_ARGS)
+	MAKEFLAGS= $(VENV)/bin/pytest -m "not slow and not cuda" $(PYTEST_ARGS)
 
 test-all: check $(VENV)/test.stamp $(EXTENSION) lib $(C_TESTS) ## the slow tests too
-	$(VENV)/bin/pytest -m "not cuda" $(PYTEST_ARGS)
+	MAKEFLAGS= $(VENV)/bin/pytest -m "not cuda" $(PYTEST_ARGS)
 
 lib: build/libak42.a build/libak42.so build/run ## build/libak42.a, build/libak42.so and the program build/run
 
@@ -61,7 +67,7 @@ wheel: check $(VENV)/install.stamp ## a source package and a wheel (stable ABI, 
 	@ls -l build/dist/*
 
 bench: check $(EXTENSION) $(VENV)/bench.stamp ## ak42 beside llama.cpp, in turns: a table, build/bench/compare.json and .png (ARGS="--only smollm2")
-	$(VENV_PYTHON) benchmarks/compare.py $(ARGS)
+	MAKEFLAGS= $(VENV_PYTHON) benchmarks/compare.py $(ARGS)
 
 clean: ## remove everything that was made
 	rm -rf build .venv *.egg-info pyllama/*.so
@@ -109,22 +115,23 @@ check-python:
 $(VENV_PYTHON): | check-cc check-python
 	$(PYTHON) -m venv $(VENV)
 
-# -e: Python's files are used where they lie; the extension is built by the rule below when C changes.
-$(VENV)/install.stamp: setup.py pyproject.toml | $(VENV_PYTHON)
-	$(VENV_PYTHON) -m pip install -q $(PIP_ARGS) "setuptools>=77" -e .
+# -e: Python's files are used where they lie; the extension is built by the rule below when C changes. pip builds it too, so the
+# extras come after it: two builds must not write one file at a time.
+$(VENV)/install.stamp: setup.py pyproject.toml | $(VENV_PYTHON) build/libak42.a
+	$(LINKED) $(VENV_PYTHON) -m pip install -q $(PIP_ARGS) "setuptools>=77" -e .
 	touch $@
 
-$(VENV)/test.stamp: $(VENV)/install.stamp
-	$(VENV_PYTHON) -m pip install -q $(PIP_ARGS) -e ".[test]"
+$(VENV)/test.stamp: $(VENV)/install.stamp | $(EXTENSION)
+	$(LINKED) $(VENV_PYTHON) -m pip install -q $(PIP_ARGS) -e ".[test]"
 	touch $@
 
-$(VENV)/bench.stamp: $(VENV)/install.stamp
-	$(VENV_PYTHON) -m pip install -q $(PIP_ARGS) -e ".[chart]"
+$(VENV)/bench.stamp: $(VENV)/install.stamp | $(EXTENSION)
+	$(LINKED) $(VENV_PYTHON) -m pip install -q $(PIP_ARGS) -e ".[chart]"
 	touch $@
 
-$(EXTENSION): $(VENV)/install.stamp pyllama/_build.py pyllama/__init__.py $(SOURCES) $(HEADERS)
+$(EXTENSION): $(VENV)/install.stamp pyllama/_build.py pyllama/__init__.py build/libak42.a $(HEADERS)
 	@mkdir -p build
-	$(VENV_PYTHON) setup.py -q build_ext --inplace >build/extension.log
+	$(LINKED) $(VENV_PYTHON) setup.py -q build_ext --inplace >build/extension.log
 	touch $@
 
 # ---- the default model ----

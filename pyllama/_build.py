@@ -2,7 +2,8 @@
 its path while building; nothing imports it at run time.
 
 The declarations are the region of ak42.h between its cdef markers: the header is the one source of truth. The sources are those
-of `make lib`: all of runtime_c/core and runtime_c/cpu."""
+of `make lib`: all of runtime_c/core and runtime_c/cpu. Where make has compiled them already, AK42_LIBRARY names its libak42.a,
+which is linked instead; a wheel or an installation without make compiles them itself."""
 
 from __future__ import annotations
 
@@ -77,14 +78,19 @@ def builder() -> cffi.FFI:
         raise RuntimeError(f"{HEADER} is missing: build from the project's root or from a complete source package")
     with open(HEADER, encoding="utf-8") as file:
         text = file.read()
+    library = os.environ.get("AK42_LIBRARY")
+    if library and not os.path.exists(library):
+        raise RuntimeError(f"AK42_LIBRARY: expected build/libak42.a, found no {library}; run `make lib`, or unset it")
+    made = [library] if library else []
     ffi = cffi.FFI()
     ffi.cdef(declarations(text) + DECLARATIONS)
     ffi.set_source(
         "pyllama._ak42",
         PREAMBLE,
-        sources=SOURCES,
+        sources=[] if made else SOURCES,
+        extra_objects=made,
         include_dirs=["runtime_c/include"],
-        depends=[*HEADERS, "setup.py", "pyllama/_build.py", "pyllama/__init__.py"],
+        depends=[*made, *HEADERS, "setup.py", "pyllama/_build.py", "pyllama/__init__.py"],
         define_macros=[*MACROS, ("AK42_VERSION", f'"{version()}"')],
         extra_compile_args=COMPILE_ARGS,
         libraries=["m", "pthread"],

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -82,9 +83,9 @@ def test_a_c_program_is_a_small_thing(tmp_path: Path) -> None:
         "    ak42_model_close(model);\n    return 0;\n}\n"
     )
     flags = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", f"-I{HEADER.parent}"]
-    compiler = os.environ.get("CC", "cc")
+    compiler = shlex.split(os.environ.get("CC", "cc"))
     subprocess.run(
-        [compiler, "-std=c99", *flags, "-o", tmp_path / "app", tmp_path / "app.c", built("libak42.a"), "-lm", "-lpthread"],
+        [*compiler, "-std=c99", *flags, "-o", tmp_path / "app", tmp_path / "app.c", built("libak42.a"), "-lm", "-lpthread"],
         check=True,
     )
     done = subprocess.run([tmp_path / "app"], cwd=tmp_path, capture_output=True, text=True)
@@ -187,7 +188,7 @@ def test_one_version_and_one_source_rule() -> None:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(sdist, wheel), the wheel built from what the sdist holds. The compiled objects of this folder are reused."""
+    """(sdist, wheel), the wheel built from what the sdist holds. Where `make lib` has compiled the library, it is linked."""
     if not (ROOT / "runtime_c" / "core" / "api.c").exists():
         pytest.skip("not a source tree")
     work = tmp_path_factory.mktemp("packages")
@@ -203,12 +204,9 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             work / "source"
         )
     (source,) = (work / "source").iterdir()
-    objects = ROOT / "build" / f"extension-{sys.implementation.cache_tag}"
-    if objects.exists():
-        shutil.copytree(objects, source / "build" / objects.name)
-        for path in (source / "build" / objects.name).rglob("*.o"):
-            os.utime(path)
-    subprocess.run([sys.executable, "-c", build, "build_wheel", work], cwd=source, **run)
+    library = ROOT / "build" / "libak42.a"
+    environment = {**os.environ, "AK42_LIBRARY": str(library)} if library.exists() else dict(os.environ)
+    subprocess.run([sys.executable, "-c", build, "build_wheel", work], cwd=source, env=environment, **run)
     (wheel,) = work.glob("*.whl")
     return sdist, wheel
 
@@ -220,6 +218,21 @@ def test_the_source_package_is_complete(packages: tuple[Path, Path]) -> None:
         assert str(path.relative_to(ROOT)) in names
     assert {"LICENSE", "setup.py", "pyproject.toml", "Makefile"} <= names
     assert not [name for name in names if name.endswith((".so", ".o", ".pyc"))]
+
+
+def test_without_make_the_extension_is_made_of_every_source(packages: tuple[Path, Path]) -> None:
+    """What setup.py compiles where no library is named: the sources of the library, all in the source package; and a name that
+    leads nowhere is refused."""
+    (source,) = (packages[0].parent / "source").iterdir()
+    code = "import runpy; b = runpy.run_path('pyllama/_build.py')['ffibuilder']; print(*b._assigned_source[3]['sources'])"
+    environment = {key: value for key, value in os.environ.items() if key != "AK42_LIBRARY"}
+    ask = {"cwd": source, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, **ask)
+    wanted = [path.relative_to(ROOT) for folder in ("core", "cpu") for path in (ROOT / "runtime_c" / folder).glob("*.c")]
+    assert sorted(done.stdout.split()) == sorted(map(str, wanted))
+    assert all((source / path).exists() for path in wanted)
+    done = subprocess.run([sys.executable, "-c", code], env={**environment, "AK42_LIBRARY": "none.a"}, **ask)
+    assert done.returncode and "no none.a" in done.stderr
 
 
 def test_the_wheel_s_contents(packages: tuple[Path, Path]) -> None:
@@ -243,8 +256,9 @@ def test_the_wheel_in_a_clean_environment(packages: tuple[Path, Path], tiny_bpe:
     home = tmp_path / "clean"
     venv.create(home, with_pip=True)
     python = home / "bin" / "python"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
     install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--disable-pip-version-check", packages[1]]
-    subprocess.run(install, check=True, capture_output=True)
+    subprocess.run(install, check=True, capture_output=True, env=environment)
     lent = tmp_path / "lent"
     lent.mkdir()
     here = Path(sysconfig.get_path("purelib"))
@@ -253,7 +267,6 @@ def test_the_wheel_in_a_clean_environment(packages: tuple[Path, Path], tiny_bpe:
             (lent / path.name).symlink_to(path)
     (site,) = (home / "lib").glob("python*/site-packages")
     (site / "lent.pth").write_text(f"{lent}\n")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
 
     def run(*arguments: object) -> str:
         done = subprocess.run([home / "bin" / "pyllama", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
