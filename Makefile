@@ -7,6 +7,10 @@ AR ?= ar
 # Another index for pip: make test PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+# Most tests are one thread, and some wait. A worker takes whole files, for what their tests share; 0: none but pytest itself. A make
+# that a test or the peer's build starts has jobs of its own, not this one's.
+TEST_WORKERS ?= 2
+PYTEST = MAKEFLAGS= $(VENV)/bin/pytest -n $(TEST_WORKERS) --dist loadfile
 # run: a model file or a Hugging Face folder, what to say to it, and more options of build/run
 MODEL =
 PROMPT =
@@ -53,10 +57,10 @@ run: check $(EXTENSION) build/run $(if $(MODEL),,$(DEFAULT_MODEL)) ## generate t
 	else echo "> $(QUESTION)"; exec build/run "$$MODEL" -m chat -t 0 -i "$(QUESTION)" $(ARGS) </dev/null; fi
 
 test: check $(VENV)/test.stamp $(EXTENSION) lib $(C_TESTS) ## install the test extra and run all tests that are not slow
-	MAKEFLAGS= $(VENV)/bin/pytest -m "not slow and not cuda" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not cuda" $(PYTEST_ARGS)
 
 test-all: check $(VENV)/test.stamp $(EXTENSION) lib $(C_TESTS) ## the slow tests too
-	MAKEFLAGS= $(VENV)/bin/pytest -m "not cuda" $(PYTEST_ARGS)
+	$(PYTEST) -m "not cuda" $(PYTEST_ARGS)
 
 lib: build/libak42.a build/libak42.so build/run ## build/libak42.a, build/libak42.so and the program build/run
 

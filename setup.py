@@ -27,6 +27,7 @@ EXTRAS = {
     # PyTorch's CPU index as an extra index, pip takes the CPU build.
     "test": [
         "pytest>=8",
+        "pytest-xdist>=3.6",  # `make test` keeps two cores busy; 3.6 runs tests in a worker's main thread, where signals arrive
         "hypothesis>=6.100",
         "torch==2.13.0",
         "transformers>=5",

@@ -68,8 +68,10 @@ def smollm2_gguf() -> Path:
 
 @pytest.fixture(scope="session")
 def smollm2_as(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str, str], Path]]:
-    """smollm2_as("q8_0", "ak42"): the real model converted to a type and format, once a session; removed at its end."""
+    """smollm2_as("q8_0", "ak42"): the real model converted to a type and format, once a session; removed at its end. C encodes it,
+    to the bytes that numpy takes seconds for."""
     import converter
+    from pyllama.quantize import encode
 
     folder = tmp_path_factory.mktemp("smollm2")
     done: dict[tuple[str, str], Path] = {}
@@ -79,7 +81,7 @@ def smollm2_as(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         if key not in done:
             suffix = {"gguf": ".gguf", "hf": ""}.get(format_name, ".bin")
             out = folder / f"smollm2-{type_name}-{format_name}{suffix}"
-            converter.convert(smollm2_gguf, out, type=type_name, format=format_name)
+            converter.convert(smollm2_gguf, out, type=type_name, format=format_name, encoder=encode)
             done[key] = out
         return done[key]
 

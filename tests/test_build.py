@@ -111,11 +111,26 @@ def test_c_compiles_clean(compiler: str) -> None:
         assert done.returncode == 0, done.stderr[:3000]
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "tests" / "c").glob("check_*.c")))
+C_CHECKS = sorted(path.stem for path in (ROOT / "tests" / "c").glob("check_*.c"))
+DAMAGING = ("check_files", "check_tokenizer")          # --quick: every seventh byte is damaged, not each
+
+
+def run_c_check(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+
+
+@pytest.mark.parametrize("name", C_CHECKS)
 def test_c_checks(name: str) -> None:
     """The check programs of tests/c, which reach inside the library."""
-    done = subprocess.run([built(name)], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    run_c_check(built(name), *(["--quick"] if name in DAMAGING else []))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DAMAGING)
+def test_c_checks_of_every_byte(name: str) -> None:
+    """Half a minute."""
+    run_c_check(built(name))
 
 
 # ---- layers ----

@@ -142,7 +142,7 @@ def test_nothing_needs_torch(tmp_path: Path) -> None:
 
 # ---- memory ----
 
-LARGE = ModelSpec(dim=512, hidden_dim=1408, n_layers=3, n_heads=8, n_kv_heads=8, vocab_size=32000)
+LARGE = ModelSpec(dim=512, hidden_dim=1408, n_layers=3, n_heads=8, n_kv_heads=8, vocab_size=16000)
 PEAK = """
 import resource, sys, converter, converter.targets, converter.sources.lora, zipfile
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -154,7 +154,7 @@ print(peak() - before)
 
 @pytest.mark.parametrize("kind", ["hf", "transposed", "meta"])
 def test_a_model_is_never_whole_in_memory(tmp_path: Path, kind: str) -> None:
-    """170 MB of weights through 60 MB: what a conversion takes does not depend on the model."""
+    """100 MB of weights through 60 MB: what a conversion takes does not depend on the model."""
     if kind == "meta":
         path = meta_folder(tmp_path / "m", LARGE, 2, 1, dim=512, n_layers=3, multiple_of=128, max_seq_len=256)
     else:
@@ -169,7 +169,7 @@ def test_a_model_is_never_whole_in_memory(tmp_path: Path, kind: str) -> None:
     done = subprocess.run([sys.executable, "-c", PEAK, str(path), str(tmp_path / "out.bin")], capture_output=True, text=True,
                           cwd=Path(__file__).parent.parent)
     assert done.returncode == 0, done.stderr
-    assert size > 160e6 and int(done.stdout) < 60
+    assert size > 100e6 and int(done.stdout) < 60
 
 
 # ---- Meta's files ----

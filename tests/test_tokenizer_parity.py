@@ -5,6 +5,7 @@ fetched. The C side is given the TOKN section that the converter writes.
 """
 from __future__ import annotations
 
+import functools
 import io
 import json
 from pathlib import Path
@@ -201,10 +202,16 @@ GGUF_NAMES = {gpt2: "gpt-2", llama3: "llama-bpe", falcon: "falcon", qwen2: "qwen
               deepseek_coder: "deepseek-coder", deepseek_v3: "deepseek-v3", phi4_mini: "gpt-4o"}
 
 
+@functools.cache
+def made(family) -> tuple[HFTokenizer, Vocab]:
+    """A family's tokenizer and vocabulary, trained once."""
+    hf = family()
+    return hf, vocab_of(hf)
+
+
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.__name__)
 def pair(request) -> tuple[HFTokenizer, Vocab, Tokenizer]:
-    hf = request.param()
-    vocab = vocab_of(hf)
+    hf, vocab = made(request.param)
     return hf, vocab, Tokenizer(vocab.to_tokn())
 
 
@@ -212,9 +219,15 @@ def specials_of(vocab: Vocab) -> list[str]:
     return [token.decode() for token, kind in zip(vocab.tokens, vocab.types, strict=True) if kind in (2, 3, 4)]
 
 
+@functools.cache
+def strings(count: int, seed: int, special: tuple[str, ...]) -> list[str]:
+    """generated(), once for all families with the same special tokens."""
+    return list(generated(count, seed=seed, special=special))
+
+
 def compare(hf: HFTokenizer, ours: Tokenizer, texts: list[str], special: bool) -> None:
     hf.encode_special_tokens = not special
-    theirs = hf.encode_batch(texts, add_special_tokens=False)
+    theirs = hf.encode_batch_fast(texts, add_special_tokens=False)
     for text, encoding in zip(texts, theirs, strict=True):
         assert ours.encode(text, special=special) == encoding.ids, repr(text)
 
@@ -224,7 +237,7 @@ def test_ids(pair, special: bool, request: pytest.FixtureRequest) -> None:
     """10,000 strings for the families that models of ours have, fewer for the rest."""
     hf, vocab, ours = pair
     count = COUNT if request.node.callspec.params["pair"] in MAIN else COUNT_OTHERS
-    compare(hf, ours, list(generated(count, seed=7 + special, special=specials_of(vocab))), special)
+    compare(hf, ours, strings(count, 7 + special, tuple(specials_of(vocab))), special)
 
 
 def test_frame(pair) -> None:
@@ -241,8 +254,8 @@ def test_decode(pair) -> None:
 
     hf, vocab, ours = pair
     rng = random.Random(5)
-    texts = list(generated(2000, seed=11, special=specials_of(vocab)))
-    sequences = [encoding.ids for encoding in hf.encode_batch(texts, add_special_tokens=False)]
+    texts = strings(2000, 11, tuple(specials_of(vocab)))
+    sequences = [encoding.ids for encoding in hf.encode_batch_fast(texts, add_special_tokens=False)]
     sequences += [[rng.randrange(len(vocab.tokens)) for _ in range(rng.randint(1, 8))] for _ in range(2000)]
     for skip in (False, True):
         texts = hf.decode_batch(sequences, skip_special_tokens=skip)
@@ -266,12 +279,12 @@ def test_written_tokenizer_json(pair) -> None:
     hf, vocab, _ = pair
     written = vocab.to_tokenizer_json()
     again = HFTokenizer.from_str(json.dumps(written))
-    texts = list(generated(800, seed=21, special=specials_of(vocab)))
+    texts = strings(800, 21, tuple(specials_of(vocab)))
     for special in (False, True):
         hf.encode_special_tokens = again.encode_special_tokens = not special
-        for one, two in zip(hf.encode_batch(texts), again.encode_batch(texts), strict=True):
+        for one, two in zip(hf.encode_batch_fast(texts), again.encode_batch_fast(texts), strict=True):
             assert one.ids == two.ids
-    assert [hf.decode(e.ids) for e in hf.encode_batch(texts)] == [again.decode(e.ids) for e in again.encode_batch(texts)]
+    assert [hf.decode(e.ids) for e in hf.encode_batch_fast(texts)] == [again.decode(e.ids) for e in again.encode_batch_fast(texts)]
     assert Vocab.from_tokenizer_json(written, vocab.to_tokenizer_config()) == vocab
 
 
@@ -299,7 +312,7 @@ def test_any_bytes_come_back(pair) -> None:
 @pytest.mark.parametrize("family", GGUF_NAMES, ids=lambda family: family.__name__)
 def test_gguf_name(family) -> None:
     """The settings have the name that GGUF files give them, and the name leads back to the settings."""
-    vocab = vocab_of(family())
+    _, vocab = made(family)
     keys = vocab.to_gguf()
     assert keys["tokenizer.ggml.pre"] == GGUF_NAMES[family]
     keys.pop("ak42.tokenizer", None)
@@ -333,7 +346,7 @@ def test_smollm2(smollm2_gguf: Path) -> None:
     for flag in (False, True):
         texts = list(generated(COUNT, seed=31 + flag, special=special))
         compare(hf, ours, texts, flag)
-        ids = [encoding.ids for encoding in hf.encode_batch(texts[:2000], add_special_tokens=False)]
+        ids = [encoding.ids for encoding in hf.encode_batch_fast(texts[:2000], add_special_tokens=False)]
         for sequence, text in zip(ids, hf.decode_batch(ids, skip_special_tokens=False), strict=True):
             assert ours.decode(sequence).decode("utf-8", "replace") == text
     vocab = Vocab.from_gguf({key: field.contents() for key, field in reader.fields.items() if key.startswith("tokenizer.")})
