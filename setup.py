@@ -32,6 +32,7 @@ EXTRAS = {
         "torch==2.13.0",
         "transformers>=5",
         "tokenizers>=0.21",
+        "tiktoken>=0.8",  # what Llama 3's own tokenizer.model is compared with
         "safetensors>=0.5",
         "sentencepiece>=0.2",
         "protobuf>=4",  # transformers reads sentencepiece models with it

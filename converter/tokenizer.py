@@ -76,6 +76,13 @@ class Vocab:
         return checked(read_sentencepiece(data), "tokenizer.model")
 
     @classmethod
+    def from_tiktoken(cls, data: bytes, later: bool = True) -> Vocab:
+        """From Llama 3's own tokenizer.model. `later`: the special tokens have the names of Llama 3.1 and after."""
+        from .tokenizer_tiktoken import read_tiktoken
+
+        return checked(read_tiktoken(data, later), "tokenizer.model")
+
+    @classmethod
     def from_tokn(cls, data: bytes) -> Vocab:
         from .tokenizer_tokn import read_tokn
 

@@ -4,6 +4,7 @@ buffers and reads the kinds of vocabulary that C does not (tokenizer.json, token
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,13 +13,15 @@ from typing import Any
 from ._native import check, error_text, ffi, lib, new_error, path_bytes, raise_status, token_ids
 from .errors import RANGE, ArgumentError, ClosedError, FormatError, ModelIOError, ModelNotFoundError, UnsupportedError
 
+_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")
+
 
 class Tokenizer:
     """A vocabulary with its rules. Immutable, and free to be used by many threads at once.
 
     Tokenizer(path) reads it from a model file (ak42 or GGUF, a vocabulary-only one or a part of a split one too), a llama2.c
-    tokenizer.bin, a tokenizer.json, a SentencePiece tokenizer.model or a folder with one of them; what a file holds decides, not
-    its name. A model's own is `model.tokenizer`."""
+    tokenizer.bin, a tokenizer.json, a tokenizer.model (SentencePiece's or Llama 3's) or a folder with one of them; what a file
+    holds decides, not its name. A model's own is `model.tokenizer`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
@@ -150,7 +153,8 @@ def text_bytes(text: str) -> bytes:
 
 def _is_converters(path: str | os.PathLike[str]) -> bool:
     """Whether a path is a vocabulary that the converter reads: a folder, JSON, or a SentencePiece model, which begins with its
-    first piece (field 1 and a length; a tokenizer.bin may begin with the same byte, and zeros behind it)."""
+    first piece (field 1 and a length; a tokenizer.bin may begin with the same byte, and zeros behind it), or a tiktoken vocabulary,
+    lines of base64 and a rank."""
     if os.path.isdir(path):
         return True
     try:
@@ -158,7 +162,9 @@ def _is_converters(path: str | os.PathLike[str]) -> bool:
             head = file.read(64)
     except OSError:
         return False               # C says what is wrong
-    return head.lstrip()[:1] == b"{" or (head[:1] == b"\n" and head[1:2] != b"\0") or os.fsdecode(path).endswith(".model")
+    if head.lstrip()[:1] == b"{" or (head[:1] == b"\n" and head[1:2] != b"\0") or _TIKTOKEN.match(head):
+        return True
+    return os.fsdecode(path).endswith(".model")
 
 
 def _open_tokn(tokn: bytes) -> Any:

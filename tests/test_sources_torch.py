@@ -321,6 +321,26 @@ def test_the_original_folder_of_a_hugging_face_checkpoint(tmp_path: Path, opened
         converter.convert(folder, tmp_path / "out.bin")
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_llama_3_s_tokenizer_model_beside_the_weights(tmp_path: Path, opened: Callable[..., Source], scaled: bool) -> None:
+    """Beside the weights or above them: params.json says whose special tokens they are."""
+    from test_tokenizer_tiktoken import file_of, odd
+
+    import pyllama
+
+    spec = models.dataclasses.replace(META_SPEC, vocab_size=len(odd()) + 256)
+    folder = meta_folder(tmp_path / "meta", spec, 1, 0, **({"use_scaled_rope": True} if scaled else {}))
+    for where in (tmp_path, folder):
+        (where / "tokenizer.model").write_bytes(file_of(odd()))
+        source = opened(folder)
+        assert source.vocab.kind == "bpe" and len(source.vocab.tokens) == spec.vocab_size
+        assert (b"<|eom_id|>" in source.vocab.tokens) == scaled and source.files[-1].name == "tokenizer.model"
+    converter.convert(folder, tmp_path / "model.bin")
+    with pyllama.Model(tmp_path / "model.bin") as model:
+        assert model.encode("abc", add_bos=True) == [len(odd()), odd().index(b"abc")]
+        assert set(model.info.eos_ids) == {len(odd()) + at for at in ((1, 8, 9) if scaled else (1, 9))}
+
+
 # ---- llama2.c's ckpt.pt ----
 
 

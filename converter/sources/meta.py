@@ -200,10 +200,11 @@ class MetaSource:
 
     @cached_property
     def vocab(self) -> Vocab | None:
+        params = {**self.params, "vocab_size": self.config.vocab_size} if self.path.is_dir() else None
         if self._given_tokenizer is not None:
-            return vocabulary.from_file(self._given_tokenizer, self.config.vocab_size)
+            return vocabulary.from_file(self._given_tokenizer, self.config.vocab_size, params)
         for folder in self._folders():
-            found = vocabulary.from_folder(folder, self.config.vocab_size)
+            found = vocabulary.from_folder(folder, self.config.vocab_size, params)
             if found is not None:
                 return found
         return None
@@ -219,7 +220,7 @@ class MetaSource:
 
     def _folders(self) -> list[Path]:
         """Where a tokenizer may lie: beside the weights, and for a folder of weights also above it, where downloads of Llama 1 and
-        2 have it; a folder with a tokenizer.json first, as Llama 3's tokenizer.model beside the weights is none that is read."""
+        2 have it; a folder with a tokenizer.json first, which says more than Llama 3's tokenizer.model beside the weights."""
         own = self.path if self.path.is_dir() else self.path.parent
         folders = [own, own.resolve().parent] if self.path.is_dir() else [own]
         return sorted(folders, key=lambda folder: not (folder / TOKENIZER_JSON).exists())

@@ -24,14 +24,15 @@ MAX_TEMPLATE = 1 << 20
 SIDECAR = "tokenizer.bin"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", SIDECAR)         # the first that is there is taken
 _TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\r?\n")            # a line of such a vocabulary: base64 and a rank
-TOKENIZER_CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+TOKENIZER_CONFIG, TEMPLATE, PARAMS = "tokenizer_config.json", "chat_template.jinja", "params.json"
 
 
-def from_file(path: Path, vocab_size: int) -> Vocab:
-    """The vocabulary of any file that has one: tokenizer.json, tokenizer.model, tokenizer.bin, GGUF. Its content decides."""
+def from_file(path: Path, vocab_size: int, params: Mapping[str, Any] | None = None) -> Vocab:
+    """The vocabulary of any file that has one: tokenizer.json, tokenizer.model, tokenizer.bin, GGUF. Its content decides. `params`:
+    what Meta's params.json says, where the caller has one; else the one beside the file counts."""
     path = Path(path)
     if path.is_dir():
-        vocab = from_folder(path, vocab_size)
+        vocab = from_folder(path, vocab_size, params)
         if vocab is None:
             raise FormatError(f"{escape(path.name, 0)}: expected one of {', '.join(TOKENIZERS)}, found none of them")
         return vocab
@@ -45,11 +46,11 @@ def from_file(path: Path, vocab_size: int) -> Vocab:
         if seen is not None:
             raise FormatError(f"{file.name}: expected a tokenizer, found {seen}")
         if _is_protobuf(head) or _TIKTOKEN.match(head):
-            return _from_sentencepiece(file)
+            return _from_model(file, params)
         return _from_bin(file, vocab_size)
 
 
-def from_folder(folder: Path, vocab_size: int) -> Vocab | None:
+def from_folder(folder: Path, vocab_size: int, params: Mapping[str, Any] | None = None) -> Vocab | None:
     """A Hugging Face folder's: tokenizer.json, else tokenizer.model, else llama2.c's tokenizer.bin; None without all three."""
     for name in TOKENIZERS:
         if not os.path.exists(folder / name):
@@ -58,7 +59,7 @@ def from_folder(folder: Path, vocab_size: int) -> Vocab | None:
             if name == "tokenizer.json":
                 return _from_json(file, folder)
             if name == "tokenizer.model":
-                return _from_sentencepiece(file)
+                return _from_model(file, params)
             return _from_bin(file, vocab_size)
     return None
 
@@ -155,14 +156,31 @@ def _from_json(file: InputFile, folder: Path) -> Vocab:
         return Vocab.from_tokenizer_json(values, _json_beside(folder, TOKENIZER_CONFIG))
 
 
-def _from_sentencepiece(file: InputFile) -> Vocab:
+def _from_model(file: InputFile, params: Mapping[str, Any] | None) -> Vocab:
+    """tokenizer.model: a SentencePiece model, or Llama 3's tiktoken vocabulary, with what params.json says."""
     from ..tokenizer import Vocab
 
     if _TIKTOKEN.match(file.read(0, min(64, file.size))):
-        raise UnsupportedError(f"{file.name}: a tiktoken vocabulary says neither how it cuts a text nor what is special, and is "
-                               "not supported; give a tokenizer.json")
+        return _from_tiktoken(file, params if params is not None else _json_beside(file.path.parent, PARAMS))
     with _named(file.name, "tokenizer.model"):
         return Vocab.from_sentencepiece(file.read_all(MAX_TOKENIZER))
+
+
+def _from_tiktoken(file: InputFile, params: Mapping[str, Any] | None) -> Vocab:
+    """Such a file says neither how it cuts a text nor what is special, so it has to be Llama 3's: by its 128,000 tokens, or by a
+    params.json whose vocabulary is 256 larger. Without a params.json the special tokens have Llama 3.1's names."""
+    from ..tokenizer import Vocab
+    from ..tokenizer_tiktoken import LLAMA3_RANKS, N_SPECIAL
+
+    data = file.read_all(MAX_TOKENIZER)
+    n = data.count(b"\n") + (not data.endswith(b"\n"))
+    wanted = (params or {}).get("vocab_size", -1)
+    if n != LLAMA3_RANKS and wanted != n + N_SPECIAL:
+        raise UnsupportedError(f"{file.name}: a tiktoken vocabulary says neither how it cuts a text nor what is special; only "
+                               f"Llama 3's is known: expected {LLAMA3_RANKS} tokens, or a {PARAMS} with a vocab_size of "
+                               f"{N_SPECIAL} more, found {n} tokens; give a tokenizer.json")
+    with _named(file.name, "tokenizer.model"):
+        return Vocab.from_tiktoken(data, later=params is None or params.get("use_scaled_rope") is True)
 
 
 def _from_bin(file: InputFile, vocab_size: int) -> Vocab:
