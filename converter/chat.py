@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 CHAT_VERSION = 1
 FLAG_STRIPPED = 1                # contents are written without outer white space
+FLAG_MERGED = 2                  # the system message is a part of the first user message's content
+FLAG_SYSTEM_AS_IS = 4            # with STRIPPED: but for the system message's
+FLAG_NO_SYSTEM = 8               # conversations with a system message are not told
+FLAG_WHOLE = 16                  # with STRIPPED and MERGED: what is stripped is the content with the system message in it
+FLAGS = (0, 1, 2, 3, 5, 7, 8, 9, 19)                # every sum of them that says something
 TEMPLATE_BYTES = 1 << 18         # longer templates are not rendered
 _SECONDS = 60                    # of the clock, for a machine that is busy; the child's own limit is of its time
 
@@ -32,7 +37,8 @@ _CHILD = "import json, runpy, sys; sys.path[:] = json.loads(sys.argv[1]); runpy.
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """A conversation is begin, then the system message or default_system, then the turns, then generation_prompt."""
+    """A conversation is begin, then the system message or default_system, then the turns, then generation_prompt; the flags change
+    this as docs/format.md says."""
 
     begin: str
     default_system: str          # what stands in for a system message where the first message is none
@@ -43,11 +49,11 @@ class ChatFormat:
     assistant_prefix: str
     assistant_suffix: str
     generation_prompt: str
-    stripped: bool = False
+    flags: int = 0
 
     def to_bytes(self) -> bytes:
         texts = [text.encode() for text in astuple(self)[:-1]]
-        head = struct.pack("<3I", CHAT_VERSION, FLAG_STRIPPED if self.stripped else 0, len(texts))
+        head = struct.pack("<3I", CHAT_VERSION, self.flags, len(texts))
         return head + b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
     @classmethod
@@ -56,8 +62,8 @@ class ChatFormat:
         if len(data) < 12 or struct.unpack_from("<I", data)[0] != CHAT_VERSION or struct.unpack_from("<I", data, 8)[0] != n_texts:
             raise FormatError(f"CHAT: expected version {CHAT_VERSION} with {n_texts} texts, found {data[:12].hex()}")
         flags = struct.unpack_from("<I", data, 4)[0]
-        if flags & ~FLAG_STRIPPED:
-            raise FormatError(f"CHAT: flags: expected 0 or {FLAG_STRIPPED}, found {flags}")
+        if flags not in FLAGS:
+            raise FormatError(f"CHAT: flags: expected one of {', '.join(map(str, FLAGS))}, found {flags}")
         texts, offset = [], 12
         for _ in range(n_texts):
             size = struct.unpack_from("<I", data, offset)[0] if offset + 4 <= len(data) else 0
@@ -70,7 +76,7 @@ class ChatFormat:
             offset += 4 + size
         if offset != len(data):
             raise FormatError(f"CHAT: expected {offset} bytes, found {len(data)}")
-        return cls(*texts, stripped=bool(flags & FLAG_STRIPPED))
+        return cls(*texts, flags=flags)
 
 
 def derive_chat(template: str, vocab: Vocab | None) -> bytes | None:
@@ -116,6 +122,4 @@ def _explain(template: str, special_tokens: tuple[tuple[str, str], ...]) -> tupl
     answer = json.loads(child.stdout)
     if "reason" in answer:
         return None, escape(answer["reason"], 200)
-    chat = answer["chat"]
-    stripped = bool(chat.pop("flags") & FLAG_STRIPPED)
-    return ChatFormat(**chat, stripped=stripped), ""
+    return ChatFormat(**answer["chat"]), ""

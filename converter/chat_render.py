@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from jinja2 import TemplateError, nodes
@@ -20,6 +20,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 CPU_SECONDS = 3
 MEMORY_BYTES = 1 << 29
 OUTPUT_CHARACTERS = 1 << 20
+
+# Flags of the CHAT section, as chat.py has them: what is tried, for each way in which a system message may be written.
+STRIPPED, MERGED, SYSTEM_AS_IS, NO_SYSTEM, WHOLE = 1, 2, 4, 8, 16
+OWN_TURN, IN_THE_FIRST, NONE = (0, 1, 5), (2, 3, 7, 19), (8, 9)
 
 # In the order of the CHAT section.
 PARTS = ("begin", "default_system", "system_prefix", "system_suffix", "user_prefix", "user_suffix", "assistant_prefix",
@@ -84,26 +88,46 @@ class Renderer:
 def derive(template: str, special_tokens: dict[str, str]) -> dict[str, Any]:
     """{"flags": .., one text per name in PARTS}; raises Underivable, or whatever the template raises."""
     renderer = Renderer(template, special_tokens)
-    texts = _take_apart(renderer, special_tokens.get("bos_token", ""), _marks(template))
-    for flags in (0, 1):
+    marks = _marks(template)
+    reason: Exception = Underivable("nothing was tried")
+    for system in (OWN_TURN, IN_THE_FIRST, NONE):
+        try:
+            return _derive_with(renderer, special_tokens.get("bos_token", ""), marks, system)
+        except Exception as error:          # a template may refuse system messages in any way
+            reason = error
+    raise reason
+
+
+def _derive_with(renderer: Renderer, bos: str, marks: dict[str, str], system: tuple[int, ...]) -> dict[str, Any]:
+    """The same for one way of writing a system message."""
+    texts = _take_apart(renderer, bos, marks, system)
+    for flags in system:
         if all(renderer.render(messages, generation) == put_together(texts, flags, messages, generation)
-               for messages, generation in _probes()):
+               for messages, generation in _probes(with_system=system is not NONE)):
             return {"flags": flags, **texts}
     raise Underivable("what it writes around a message depends on more than the role")
 
 
 def put_together(texts: dict[str, str], flags: int, messages: list[dict[str, str]], generation: bool) -> str:
-    """What the CHAT section says that a conversation's text is; flags 1: contents are stripped."""
+    """What the CHAT section says that a conversation's text is (docs/format.md)."""
     out = [texts["begin"]]
-    if not messages or messages[0]["role"] != "system":
-        out.append(texts["default_system"])
-    for message in messages:
-        content = message["content"].strip() if flags & 1 else message["content"]
+    has_system = bool(messages) and messages[0]["role"] == "system"
+    lead = texts["default_system"]
+    if has_system:
+        stripped = flags & STRIPPED and not flags & (SYSTEM_AS_IS | WHOLE)
+        content = messages[0]["content"].strip() if stripped else messages[0]["content"]
+        lead = texts["system_prefix"] + content + texts["system_suffix"]
+    if not flags & MERGED:
+        out.append(lead)
+    for number, message in enumerate(messages[has_system:]):
+        inside = lead if flags & MERGED and number == 0 else ""
+        content = message["content"].strip() if flags & STRIPPED and not flags & WHOLE else message["content"]
+        content = (inside + content).strip() if flags & WHOLE else inside + content
         out += [texts[message["role"] + "_prefix"], content, texts[message["role"] + "_suffix"]]
     return "".join(out) + (texts["generation_prompt"] if generation else "")
 
 
-def _take_apart(renderer: Renderer, bos: str, marks: dict[str, str]) -> dict[str, str]:
+def _take_apart(renderer: Renderer, bos: str, marks: dict[str, str], system: tuple[int, ...]) -> dict[str, str]:
     """The nine texts, found between the marks that stand for contents; whether they hold in general is for the probes."""
     def around(*roles: str) -> list[str]:
         return _around(renderer.render(_messages(*((role, marks[role]) for role in roles)), False), [marks[role] for role in roles])
@@ -112,21 +136,42 @@ def _take_apart(renderer: Renderer, bos: str, marks: dict[str, str]) -> dict[str
     _, between, assistant_suffix = around("user", "assistant")
     assistant_prefix = _without(between, user_suffix, "")
     user_prefix = _without(around("user", "assistant", "user2")[2], assistant_suffix, "")
-    lead = _without(head, "", user_prefix)
-    system_lead, system_between, _ = around("system", "user")
-    begin = bos if bos and lead.startswith(bos) and system_lead.startswith(bos) else ""
+    if system is IN_THE_FIRST:
+        begin, default_system, system_prefix, system_suffix = _inside_the_first(around, bos, head, user_prefix)
+    else:
+        begin, default_system, system_prefix, system_suffix = _turn_of_its_own(around, bos, head, user_prefix, system is NONE)
     user = _messages(("user", marks["user"]))
     return {
         "begin": begin,
-        "default_system": lead[len(begin):],
-        "system_prefix": system_lead[len(begin):],
-        "system_suffix": _without(system_between, "", user_prefix),
+        "default_system": default_system,
+        "system_prefix": system_prefix,
+        "system_suffix": system_suffix,
         "user_prefix": user_prefix,
         "user_suffix": user_suffix,
         "assistant_prefix": assistant_prefix,
         "assistant_suffix": assistant_suffix,
         "generation_prompt": _without(renderer.render(user, True), renderer.render(user, False), ""),
     }
+
+
+def _turn_of_its_own(around: Callable[..., list[str]], bos: str, head: str, user_prefix: str,
+                     none: bool) -> tuple[str, str, str, str]:
+    """begin, default_system, system_prefix, system_suffix, where a system message stands before the first user's."""
+    lead = _without(head, "", user_prefix)
+    system_lead, system_between = (lead, user_prefix) if none else around("system", "user")[:2]
+    begin = bos if bos and lead.startswith(bos) and system_lead.startswith(bos) else ""
+    system_prefix = "" if none else system_lead[len(begin):]
+    return begin, lead[len(begin):], system_prefix, _without(system_between, "", user_prefix)
+
+
+def _inside_the_first(around: Callable[..., list[str]], bos: str, head: str, user_prefix: str) -> tuple[str, str, str, str]:
+    """The same, where it stands in the first user message, behind user_prefix."""
+    system_lead, system_suffix, _ = around("system", "user")
+    if head.endswith(user_prefix):
+        begin = head[:len(head) - len(user_prefix)]
+    else:
+        begin = bos if bos and head.startswith(bos + user_prefix) else ""
+    return begin, _without(head, begin + user_prefix, ""), _without(system_lead, begin + user_prefix, ""), system_suffix
 
 
 def _messages(*contents: tuple[str, str]) -> list[dict[str, str]]:
@@ -164,10 +209,10 @@ _CONTENTS = ("Hello there", "What is 2 + 2?\nAnd 3 * 3?", "  spaces around\t\n",
              "{{ messages }} {% raw %} <b>&amp;</b>", "<|im_end|></s>[/INST]<|eot_id|>", "<think>\nhm\n</think>\n\nyes", "x", "0")
 
 
-def _probes() -> Iterator[tuple[list[dict[str, str]], bool]]:
+def _probes(with_system: bool) -> Iterator[tuple[list[dict[str, str]], bool]]:
     """Conversations of 1 to 5 turns, with and without a system message, ending with a question or an answer."""
     for turns in range(1, 6):
-        for system in (None, "You are terse.", " Mind\nthe spaces \n"):
+        for system in (None, "You are terse.", " Mind\nthe spaces \n") if with_system else (None,):
             for first in range(0, len(_CONTENTS), 3):
                 messages = _messages(("system", system)) if system is not None else []
                 for turn in range(2 * turns):

@@ -11,7 +11,7 @@ from pathlib import Path
 import models
 import pytest
 from converter import chat
-from converter.chat import ChatFormat, derive_chat, explain_chat, make_environment
+from converter.chat import FLAG_NO_SYSTEM, FLAG_STRIPPED, FLAGS, ChatFormat, derive_chat, explain_chat, make_environment
 from converter.errors import FormatError, OutputError
 from plans import FakeVocab
 
@@ -31,18 +31,41 @@ LINES = (                                                # written over lines, a
     "    {%- elif message.role == 'user' %}\n        {{- '[INST]' + message.content + '[/INST]' }}\n"
     "    {%- else %}\n"
     "        {%- generation %}{{- message.content + eos_token }}{%- endgeneration %}\n    {%- endif %}\n{%- endfor %}")
+# The system message in front of the first question, inside what is trimmed (Llama 2's manner), inside what is not (Gemma 3's), with
+# white space of its own taken away; and none at all (Mistral's first).
+INSIDE = (
+    "{% set first = messages[0] %}{% set rest = messages[1:] if first.role == 'system' else messages %}"
+    "{% for m in rest %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('turns must alternate') }}{% endif %}"
+    "{% set text = '((' + first.content + '))\n\n' + m.content if loop.first and first.role == 'system' else m.content %}"
+    "{% if m.role == 'user' %}{{ bos_token + '[Q] ' + text.strip() + ' [A]' }}{% else %}{{ ' ' + text.strip() + ' ' + eos_token }}{% endif %}"
+    "{% endfor %}")
+BEFORE = (
+    "{{ bos_token }}{% if messages[0].role == 'system' %}{% set lead = messages[0].content + '\n\n' %}{% set messages = messages[1:] %}"
+    "{% else %}{% set lead = '' %}{% endif %}{% for m in messages %}{{ '<turn>' + ('model' if m.role == 'assistant' else m.role) + '\n' }}"
+    "{{ lead if loop.first else '' }}{{ m.content | trim + '<end>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<turn>model\n' }}{% endif %}")
+TRIMMED = BEFORE.replace("messages[0].content +", "(messages[0].content | trim) +")
+PLAIN = BEFORE.replace(" | trim", "")
+DEFAULT = PLAIN.replace("{% set lead = '' %}", "{% set lead = 'Be good.\n' %}")
+REFUSING = (
+    "{{ bos_token }}{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('turns must alternate') }}"
+    "{% endif %}{% if m.role == 'user' %}{{ '[Q] ' + m.content + ' [A]' }}{% elif m.role == 'assistant' %}{{ m.content + eos_token + ' ' }}"
+    "{% else %}{{ raise_exception('no such role') }}{% endif %}{% endfor %}")
+LAST = (                                                 # the system message goes with the last question, so with no turn for good
+    "{{ bos_token }}{% set s = messages[0].content + '\n\n' if messages[0].role == 'system' else '' %}"
+    "{% for m in (messages[1:] if s else messages) %}{% if m.role == 'user' %}{{ '[Q]' + (s if loop.last else '') + m.content + '[A]' }}"
+    "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}")
+SYSTEM_AS_IS = HEADERS.replace("message['content'] | trim", "(message['content'] if message['role'] == 'system' else message['content'] | trim)")
+FLAGGED = {"inside": (INSIDE, 19), "before": (BEFORE, 7), "trimmed": (TRIMMED, 3), "plain": (PLAIN, 2), "default": (DEFAULT, 2),
+           "refusing": (REFUSING, 8), "refusing, trimmed": (REFUSING.replace("m.content", "m.content.strip()"), 9), "last": (LAST, 8),
+           "system as it is": (SYSTEM_AS_IS, 5)}
 EXPRESSIBLE = {"chatml": models.CHATML, "instruct": models.INSTRUCT, "chatml default": CHATML_DEFAULT, "headers": HEADERS,
-               "lines": LINES,
+               "lines": LINES, **{name: template for name, (template, _) in FLAGGED.items()},
                "break": "{% for m in messages %}{{ m.role }}={{ m.content }};{% if false %}{% break %}{% endif %}{% endfor %}"
                         "{% if add_generation_prompt %}assistant={% endif %}"}
 
 INEXPRESSIBLE = {
-    "no system": ("{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-                  "[{{ m.content }}]{% endfor %}", "no system"),
-    "llama 2": ("{% if messages[0].role == 'system' %}{% set s = '<<' + messages[0].content + '>>' %}{% set ms = messages[1:] %}"
-                "{% else %}{% set s = '' %}{% set ms = messages %}{% endif %}"
-                "{% for m in ms %}{% if m.role == 'user' %}[INST]{{ s if loop.first else '' }}{{ m.content }}[/INST]"
-                "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}", "neighbours"),
+    "no roles": ("{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('users only') }}{% endif %}"
+                 "[{{ m.content }}]{% endfor %}", "users only"),
     "thoughts": (models.CHATML.replace("message['content']", "message['content'].split('</think>')[-1]"), "role"),
     "counts": ("{% for m in messages %}{{ loop.index }}{{ m.role }}:{{ m.content }}\n{% endfor %}", "neighbours"),
     "last": ("{% for m in messages %}{{ m.role }}:{{ m.content }}{% if loop.last %}!{% endif %}\n{% endfor %}", "neighbours"),
@@ -72,7 +95,10 @@ def test_it_renders_what_transformers_renders(name: str) -> None:
     conversations = [
         [("user", "Hi")], [("system", "Be brief. "), ("user", "  Hi\n"), ("assistant", "Yes?"),
                           ("user", "Why <|im_end|> {{ x }}?")],
-        [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", " d ")]]
+        [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", " d ")],
+        [("system", "\n s "), ("user", " \n")], [("user", "\u3000é\x1f"), ("assistant", " "), ("user", "")]]
+    if found.flags & FLAG_NO_SYSTEM:
+        conversations = [conversation for conversation in conversations if conversation[0][0] != "system"]
     for conversation in conversations:
         messages = [{"role": role, "content": content} for role, content in conversation]
         for generation in (False, True):
@@ -83,13 +109,29 @@ def test_it_renders_what_transformers_renders(name: str) -> None:
 
 def _put_together(found: ChatFormat, messages: list[dict[str, str]], generation: bool) -> str:
     """docs/format.md's rule."""
-    text = found.begin
-    if messages[0]["role"] != "system":
-        text += found.default_system
-    for message in messages:
-        content = message["content"].strip() if found.stripped else message["content"]
+    def stripped(text: str) -> str:
+        return text.strip() if found.flags & 1 else text
+
+    system, turns = (messages[0]["content"], messages[1:]) if messages[0]["role"] == "system" else (None, messages)
+    if system is None:
+        lead = found.default_system
+    else:
+        lead = found.system_prefix + (system if found.flags & (4 | 16) else stripped(system)) + found.system_suffix
+    contents = [stripped(message["content"]) for message in turns]
+    if found.flags & 2:
+        contents[0] = (lead + turns[0]["content"]).strip() if found.flags & 16 else lead + contents[0]
+    text = found.begin + ("" if found.flags & 2 else lead)
+    for message, content in zip(turns, contents, strict=True):
         text += getattr(found, message["role"] + "_prefix") + content + getattr(found, message["role"] + "_suffix")
     return text + (found.generation_prompt if generation else "")
+
+
+@pytest.mark.parametrize("name", list(FLAGGED))
+def test_the_flags_of_a_template(name: str) -> None:
+    template, flags = FLAGGED[name]
+    found, reason = explain_chat(template, FakeVocab())
+    assert found is not None and found.flags == flags, reason
+    assert ChatFormat.from_bytes(found.to_bytes()) == found
 
 
 def test_the_parts_of_a_known_template() -> None:
@@ -99,7 +141,7 @@ def test_the_parts_of_a_known_template() -> None:
         system_suffix="<|im_end|>\n", user_prefix="<|im_start|>user\n", user_suffix="<|im_end|>\n",
         assistant_prefix="<|im_start|>assistant\n", assistant_suffix="<|im_end|>\n", generation_prompt="<|im_start|>assistant\n")
     trimmed, _ = explain_chat(HEADERS, FakeVocab())
-    assert trimmed.stripped and trimmed.begin == "<s>" and trimmed.default_system == ""
+    assert trimmed.flags == FLAG_STRIPPED and trimmed.begin == "<s>" and trimmed.default_system == ""
 
 
 @pytest.mark.parametrize("name", list(INEXPRESSIBLE))
@@ -132,7 +174,8 @@ def test_golden_bytes() -> None:
 def test_damaged_sections_are_refused() -> None:
     section = derive_chat(HEADERS, FakeVocab())
     damaged = [section[:end] for end in range(len(section))] + [section + b"\0"]
-    damaged += [struct.pack("<I", 2) + section[4:], section[:4] + b"\2" + section[5:], section[:8] + b"\x08" + section[9:],
+    damaged += [section[:4] + struct.pack("<I", flags) + section[8:] for flags in (*range(32), 33, 1 << 31) if flags not in FLAGS]
+    damaged += [struct.pack("<I", 2) + section[4:], section[:8] + b"\x08" + section[9:],
                 section[:12] + b"\xff\xff\xff\xff" + section[16:], section[:16] + b"\xff" + section[17:]]
     for data in damaged:
         with pytest.raises(FormatError, match="CHAT: "):

@@ -15,9 +15,12 @@ from pathlib import Path
 import models
 import numpy as np
 import pytest
+import test_chat
 
 import converter
 import pyllama
+from converter.chat import ChatFormat
+from pyllama._native import lib
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = ROOT / "build" / "run"
@@ -177,6 +180,73 @@ def test_no_steps_is_the_whole_context(folder: Path) -> None:
         n = model.info.trained_ctx
     whole = run(RUN, folder, "-n", 0, "-s", 7)
     assert whole == run(RUN, folder, "-n", n, "-s", 7) == run(RUN, folder, "-n", 10 * n, "-s", 7)
+
+
+# ---- conversations ----
+
+def shown(model: pyllama.Model, ids: list[int]) -> bytes:
+    """What the program prints of an answer: its tokens' bytes, without a lone byte that moves the cursor."""
+    flags = lib.AK42_DECODE_CONTINUE | lib.AK42_DECODE_SKIP_SPECIAL
+    pieces = [model.tokenizer.decode_bytes([number], flags) for number in ids]
+    return b"".join(piece for piece in pieces if len(piece) != 1 or piece[0] >= 128 or 32 <= piece[0] < 127 or 9 <= piece[0] < 14)
+
+
+TEMPLATES = {"chatml": (models.CHATML, "bpe"), "instruct": (models.INSTRUCT, "spm"), "headers": (test_chat.HEADERS, "bpe"),
+             **{name: (template, "spm") for name, (template, _) in test_chat.FLAGGED.items()}}
+SAID = (("What is it?", None), (" two  spaces \n", None), ("What?", "Be kind. "), ("\u3000wide\u00a0", "  s\n"), (" \t", "only this"),
+        ("<s> </s> <|im_end|> of nobody", None), ("a", "<|im_start|>"))
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_chat_is_that_of_the_template(tmp_path: Path, name: str) -> None:
+    """The CHAT section's way to the ids and the template's own (pyllama, which is compared with transformers) give one answer. Where
+    words spell a control token, the program encodes them apart, which is the same where control tokens stand around them."""
+    template, tokenizer = TEMPLATES[name]
+    models.make_hf_model_numpy(tmp_path / "hf", vocab_size=403, tokenizer=tokenizer, chat_template=template, eos_ids=())
+    converter.convert(tmp_path / "hf", tmp_path / "model.bin")
+    with pyllama.Model(tmp_path / "model.bin", n_ctx=256) as model:
+        flags = struct.unpack_from("<I", model.metadata("CHAT"), 4)[0]
+        for question, system in SAID:
+            if system and "<|" in system and name != "chatml":
+                continue
+            asked = ["-m", "chat", "-t", 0, "-n", 120, "-i", question, "--no-stats", *(["-y", system] if system else [])]
+            if system and flags & 8:
+                done = subprocess.run([RUN, "model.bin", *map(str, asked)], cwd=tmp_path, capture_output=True, text=True)
+                assert done.returncode == 1 and "no conversation with a system message" in done.stderr and not done.stdout
+                continue
+            messages = [{"role": "system", "content": system}] if system else []
+            ids = model.encode_chat([*messages, {"role": "user", "content": question}])
+            wanted = shown(model, model.generate(ids, max_new_tokens=20, temperature=0).token_ids)
+            found = run(RUN, tmp_path, *asked)
+            assert found.startswith(wanted), (question, system)
+
+
+def answer(session: pyllama.Session, ids: list[int], ends: set[int], n_positions: int) -> list[int]:
+    """The likeliest tokens until one of the ends, or until so many positions have been evaluated."""
+    logits, found = session.eval(ids), []
+    while (token := int(logits.argmax())) not in ends:
+        found.append(token)
+        if session.position >= n_positions:
+            break
+        logits = session.eval([token])
+    return found
+
+
+def test_a_conversation_goes_on(tmp_path: Path) -> None:
+    """Two questions: the second turn follows what the first answer was, with the template's text between them."""
+    models.make_hf_model_numpy(tmp_path / "hf", vocab_size=403, tokenizer="spm", chat_template=test_chat.INSIDE, eos_ids=(7,), seed=3)
+    converter.convert(tmp_path / "hf", tmp_path / "model.bin")
+    done = subprocess.run([RUN, "model.bin", "-m", "chat", "-t", "0", "-n", "200", "-y", "terse", "--no-stats"], cwd=tmp_path,
+                          input=b"first question\nsecond\n", capture_output=True, check=True)
+    with pyllama.Model(tmp_path / "model.bin") as model, model.session(n_ctx=256) as session:
+        ends = {BOS, *model.info.eos_ids}
+        messages = [{"role": "system", "content": "terse"}, {"role": "user", "content": "first question"}]
+        first = answer(session, model.encode_chat(messages), ends, 200)
+        follows = lib.AK42_ENCODE_CONTINUE | lib.AK42_ENCODE_SPECIAL
+        between = ChatFormat.from_bytes(bytes(model.metadata("CHAT"))).assistant_suffix + "<s>[Q] second [A]"
+        second = answer(session, model.tokenizer.encode_bytes(between.encode(), follows), ends, 200)
+        assert len(first) > 20
+        assert done.stdout == shown(model, first) + b"\n" + shown(model, second) + b"\n"
 
 
 def test_other_files_end_at_their_end_tokens_and_print_their_bytes(tmp_path: Path) -> None:

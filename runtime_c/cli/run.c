@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "../include/ak42.h"
+#include "chat.h"
 
 /* Exit codes, as the pyllama command has them. */
 enum { EXIT_INPUT = 1, EXIT_USAGE = 2, EXIT_REFUSED = 3, EXIT_SYSTEM = 74, EXIT_INTERRUPTED = 130, EXIT_TERMINATED = 143 };
@@ -383,56 +384,60 @@ static void run_generate(program *p) {
     free(prompt.data);
 }
 
-/* The strings of a CHAT section (docs/format.md). */
-enum { CHAT_BEGIN, CHAT_DEFAULT_SYSTEM, CHAT_SYSTEM_PREFIX, CHAT_SYSTEM_SUFFIX, CHAT_USER_PREFIX, CHAT_USER_SUFFIX,
-       CHAT_ASSISTANT_PREFIX, CHAT_ASSISTANT_SUFFIX, CHAT_GENERATION_PROMPT, CHAT_STRINGS };
-enum { CHAT_VERSION = 1, CHAT_STRIP = 1 };
-
-typedef struct text {
-    const char *data;
-    size_t size;
-} text;
-
-typedef struct chat {
-    text strings[CHAT_STRINGS];
-    bool strip;                            /* contents lose their outer white space */
-} chat;
-
-static uint32_t read_u32(const unsigned char *p) {
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+/* Whether a token has a text of its own that is left out with AK42_DECODE_SKIP_SPECIAL. */
+static bool is_control(const program *p, int32_t token) {
+    char spelled[4096];
+    size_t shown, whole;
+    return !ak42_decode(p->tokenizer, &token, 1, AK42_DECODE_CONTINUE, spelled, sizeof spelled, &whole, NULL) && whole &&
+           !ak42_decode(p->tokenizer, &token, 1, AK42_DECODE_CONTINUE | AK42_DECODE_SKIP_SPECIAL, spelled, sizeof spelled, &shown, NULL) &&
+           !shown;
 }
 
-static bool parse_chat(chat *c, const unsigned char *data, size_t size) {
-    size_t at = 12;
-    if (size < 12 || read_u32(data) != CHAT_VERSION || read_u32(data + 8) != CHAT_STRINGS) return false;
-    if (read_u32(data + 4) & ~(uint32_t)CHAT_STRIP) return false;
-    c->strip = read_u32(data + 4) & CHAT_STRIP;
-    for (int i = 0; i < CHAT_STRINGS; i++) {
-        if (size - at < 4) return false;
-        const uint32_t length = read_u32(data + at);
-        at += 4;
-        if (size - at < length) return false;
-        c->strings[i] = (text){(const char *)data + at, length};
-        at += length;
+static void keep_controls(const program *p, ids *of) {
+    size_t n = 0;
+    for (size_t i = 0; i < of->n; i++)
+        if (is_control(p, of->data[i])) of->data[n++] = of->data[i];
+    of->n = n;
+}
+
+/* The ids of a turn. It is one text to the tokenizer, as Hugging Face's is; where somebody's words spell a control token, or a part
+ * of one, its runs of template and of words are encoded each by itself. */
+static void append_turn(const program *p, ids *out, const turn *t, bool follows) {
+    text runs[TURN_PARTS];
+    bool is_content[TURN_PARTS];
+    size_t n = 0, size = 0;
+    for (size_t i = 0; i < t->n; i++) size += t->parts[i].what.size;
+    char *data = malloc(size + 1), *at = data;
+    if (!data) fail(EXIT_SYSTEM, "out of memory");
+    for (size_t i = 0; i < t->n; i++) {
+        const part *next = &t->parts[i];
+        if (!next->what.size) continue;
+        memcpy(at, next->what.data, next->what.size);
+        if (n && is_content[n - 1] == next->is_content) {
+            runs[n - 1].size += next->what.size;
+        } else {
+            runs[n] = (text){at, next->what.size};
+            is_content[n++] = next->is_content;
+        }
+        at += next->what.size;
     }
-    return true;
-}
-
-static text stripped(const chat *c, text t) {
-    static const char white[] = " \t\n\r\f\v";
-    while (c->strip && t.size && strchr(white, t.data[0])) t.data++, t.size--;
-    while (c->strip && t.size && strchr(white, t.data[t.size - 1])) t.size--;
-    return t;
-}
-
-static void append_template(const program *p, ids *out, const chat *c, int string) {
-    const text t = c->strings[string];
-    append_text(p, out, t.data, t.size, AK42_ENCODE_NO_BOS | AK42_ENCODE_SPECIAL | (out->n ? AK42_ENCODE_CONTINUE : 0));
-}
-
-static void append_content(const program *p, ids *out, const chat *c, text content) {
-    const text t = stripped(c, content);
-    append_text(p, out, t.data, t.size, AK42_ENCODE_NO_BOS | AK42_ENCODE_CONTINUE);
+    const uint32_t begins = AK42_ENCODE_NO_BOS | (follows ? AK42_ENCODE_CONTINUE : 0);
+    ids found = {NULL, 0}, wanted = {NULL, 0};
+    append_text(p, &found, data, size, begins | AK42_ENCODE_SPECIAL);
+    for (size_t i = 0; i < n; i++)
+        if (!is_content[i]) append_text(p, &wanted, runs[i].data, runs[i].size, AK42_ENCODE_NO_BOS | AK42_ENCODE_CONTINUE | AK42_ENCODE_SPECIAL);
+    keep_controls(p, &found);
+    keep_controls(p, &wanted);
+    if (found.n == wanted.n && (!found.n || !memcmp(found.data, wanted.data, found.n * sizeof *found.data))) {
+        append_text(p, out, data, size, begins | AK42_ENCODE_SPECIAL);
+    } else {
+        for (size_t i = 0; i < n; i++)
+            append_text(p, out, runs[i].data, runs[i].size, AK42_ENCODE_NO_BOS | (i ? AK42_ENCODE_CONTINUE : begins) |
+                        (is_content[i] ? 0 : AK42_ENCODE_SPECIAL));
+    }
+    free(found.data);
+    free(wanted.data);
+    free(data);
 }
 
 /* A line from the terminal or the pipe without its newline; false at the end. */
@@ -448,20 +453,18 @@ static void run_chat(program *p) {
     chat c;
     size_t size;
     const unsigned char *section = ak42_model_metadata(p->model, "CHAT", &size);
-    if (!section || !parse_chat(&c, section, size)) {
+    if (!section || !chat_parse(&c, section, size)) {
         fprintf(stderr, "run: %s: has no CHAT section, so the native program cannot chat with it; use `pyllama chat`, which reads the "
                 "chat template, or -m generate\n", p->o.checkpoint);
         exit(EXIT_INPUT);
     }
-    ids turn = {NULL, 0};
-    append_template(p, &turn, &c, CHAT_BEGIN);
-    if (p->o.system_prompt) {
-        append_template(p, &turn, &c, CHAT_SYSTEM_PREFIX);
-        append_content(p, &turn, &c, (text){p->o.system_prompt, strlen(p->o.system_prompt)});
-        append_template(p, &turn, &c, CHAT_SYSTEM_SUFFIX);
-    } else {
-        append_template(p, &turn, &c, CHAT_DEFAULT_SYSTEM);
+    if (p->o.system_prompt && c.flags & CHAT_NO_SYSTEM) {
+        fprintf(stderr, "run: %s: its CHAT section tells no conversation with a system message; leave -y out, or use `pyllama chat "
+                "--system`, which asks the chat template\n", p->o.checkpoint);
+        exit(EXIT_INPUT);
     }
+    turn next = {.n = 0};
+    ids prompt = {NULL, 0};
     char *line = NULL;
     size_t capacity = 0;
     const bool terminal = isatty(STDIN_FILENO);
@@ -474,24 +477,23 @@ static void run_chat(program *p) {
             if (terminal) fputs("> ", stderr);
             if (!read_line(&line, &capacity, &question)) break;
         }
-        append_template(p, &turn, &c, CHAT_USER_PREFIX);
-        append_content(p, &turn, &c, question);
-        append_template(p, &turn, &c, CHAT_USER_SUFFIX);
-        append_template(p, &turn, &c, CHAT_GENERATION_PROMPT);
-        if (ak42_session_position(p->session) + turn.n >= p->n_positions) {
+        chat_add_question(&next, &c, question, first, p->o.system_prompt);
+        prompt.n = 0;
+        append_turn(p, &prompt, &next, !first);
+        if (ak42_session_position(p->session) + prompt.n >= p->n_positions) {
             fprintf(stderr, "run: context exceeded: the conversation needs more than %zu positions; raise -n or --n-ctx\n", p->n_positions);
             exit(EXIT_INPUT);
         }
-        generate(p, &turn);
+        generate(p, &prompt);
         putchar('\n');
         fflush(stdout);
-        turn.n = 0;
         /* The end token that was drawn has not been evaluated; the template's own suffix stands for it. */
-        append_template(p, &turn, &c, CHAT_ASSISTANT_SUFFIX);
+        next.n = 0;
+        chat_add_template(&next, &c, CHAT_ASSISTANT_SUFFIX);
         if (ak42_session_position(p->session) + 1 >= p->n_positions) break;
     }
     free(line);
-    free(turn.data);
+    free(prompt.data);
 }
 
 int main(int argc, char **argv) {

@@ -1,0 +1,46 @@
+/* chat.h: a conversation by the fixed texts of a CHAT section (docs/format.md): which text a turn is, and which of it somebody wrote.
+ * It encodes nothing, owns nothing and prints nothing. Called by run.c. */
+#ifndef AK42_CLI_CHAT_H
+#define AK42_CLI_CHAT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* The strings of a CHAT section (docs/format.md). */
+enum { CHAT_BEGIN, CHAT_DEFAULT_SYSTEM, CHAT_SYSTEM_PREFIX, CHAT_SYSTEM_SUFFIX, CHAT_USER_PREFIX, CHAT_USER_SUFFIX,
+       CHAT_ASSISTANT_PREFIX, CHAT_ASSISTANT_SUFFIX, CHAT_GENERATION_PROMPT, CHAT_STRINGS };
+/* Its flags. */
+enum { CHAT_STRIPPED = 1, CHAT_MERGED = 2, CHAT_SYSTEM_AS_IS = 4, CHAT_NO_SYSTEM = 8, CHAT_WHOLE = 16 };
+
+typedef struct text {
+    const char *data;
+    size_t size;
+} text;
+
+typedef struct chat {
+    text strings[CHAT_STRINGS];
+    uint32_t flags;
+} chat;
+
+/* A part of a turn: the template's own text, or somebody's words, in which nothing is a control token. */
+typedef struct part {
+    text what;
+    bool is_content;
+} part;
+
+/* What is to be evaluated next, in parts that lie elsewhere. At most nine: the last answer's suffix, begin, three of a system
+ * message, and a question with its prefix, suffix and the generation prompt. */
+enum { TURN_PARTS = 12 };
+typedef struct turn {
+    part parts[TURN_PARTS];
+    size_t n;
+} turn;
+
+/* False where the section is damaged or of a kind that is not known. The texts lie in data. */
+bool chat_parse(chat *c, const unsigned char *data, size_t size);
+void chat_add_template(turn *t, const chat *c, int string);
+/* A user's message, the first one with what stands before it, and what the answer follows. system_prompt NULL: none. */
+void chat_add_question(turn *t, const chat *c, text question, bool first, const char *system_prompt);
+
+#endif
