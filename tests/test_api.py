@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import models
@@ -330,6 +331,47 @@ def test_what_is_no_saved_session_is_refused(model: pyllama.Model, tmp_path: Pat
     with pyllama.Model(tmp_path / "other.bin") as other, other.session(kv_type="f32") as session:
         with pytest.raises(pyllama.FormatError, match="not of this model"):
             session.load(blob)
+
+
+def other_weights(folder: Path, out: Path, name: str, change: Callable[[np.ndarray], None], **options: str) -> Path:
+    """The folder converted with one tensor changed."""
+    tensors = {key: models.from_bits(np.frombuffer(raw, "<f4").reshape(shape).copy(), "f32")
+               for key, (_, shape, raw) in models.read_safetensors(folder).items()}
+    change(tensors[name])
+    copy = out.with_suffix(".hf")
+    copy.mkdir()
+    (copy / "config.json").write_bytes((folder / "config.json").read_bytes())
+    models.write_safetensors(copy / "model.safetensors", tensors)
+    converter.convert(copy, out, **options)
+    return out
+
+
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight", "model.norm.weight", *(
+    f"model.layers.1.{part}.weight" for part in ("input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                                                 "self_attn.o_proj", "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj",
+                                                 "mlp.down_proj"))])
+def test_a_saved_session_of_other_weights_is_refused(tmp_path: Path, name: str) -> None:
+    """One weight anywhere, where the file has checksums (v3, v2); a tensor as a whole, where bytes are looked at (GGUF)."""
+    folder = models.make_hf_model_numpy(tmp_path / "hf", dim=64, hidden_dim=128, vocab_size=200, n_heads=4)
+
+    def one(values: np.ndarray) -> None:
+        values.reshape(-1)[values.size * 5 // 7] += 0.5
+
+    def all_of_them(values: np.ndarray) -> None:
+        values *= 1.25
+
+    for suffix, options, change in ((".bin", {"format": "ak42-v3", "layout": "rows"}, one), (".bin", {"format": "ak42-v2", "type": "int8"}, one),
+                                    (".gguf", {"type": "q8_0"}, all_of_them)):
+        kind = "-".join(options.values())
+        converter.convert(folder, tmp_path / f"{kind}{suffix}", **options)
+        with pyllama.Model(tmp_path / f"{kind}{suffix}") as model, model.session(kv_type="f32") as session:
+            session.eval([1, 2, 3])
+            blob = session.save()
+            session.load(blob)
+        other = other_weights(folder, tmp_path / f"{kind}-other{suffix}", name, change, **options)
+        with pyllama.Model(other) as model, model.session(kv_type="f32") as session:
+            with pytest.raises(pyllama.FormatError, match="session blob: not of this model"):
+                session.load(blob)
 
 
 def test_memory_that_cannot_be_had(model: pyllama.Model) -> None:

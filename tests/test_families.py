@@ -224,3 +224,22 @@ def test_a_saved_session_is_of_its_frequencies(case: Callable[[str], Case]) -> N
             assert session.position == 9
         with model.session(n_ctx=64) as session, pytest.raises(pyllama.FormatError, match="session blob: not of this model"):
             session.load(saved)
+
+
+def test_a_saved_session_is_of_its_experts(case: Callable[[str], Case], tmp_path: Path) -> None:
+    """One expert's matrix changed, in a GGUF, which has no checksums: the session is of another model."""
+    import gguf
+
+    path = case("mixtral").file("gguf")
+    with pyllama.Model(path) as model, model.session() as session:
+        session.eval([1, 2, 3])
+        saved = session.save()
+        session.load(saved)
+    changed = tmp_path / "changed.gguf"
+    changed.write_bytes(path.read_bytes())
+    tensor = next(t for t in gguf.GGUFReader(path).tensors if t.name == "blk.1.ffn_up_exps.weight")
+    with open(changed, "r+b") as file:
+        file.seek(tensor.data_offset + 3 * tensor.n_bytes // 5)        # the fourth expert of five
+        file.write(b"\0" * 64)
+    with pyllama.Model(changed) as model, model.session() as session, pytest.raises(pyllama.FormatError, match="not of this model"):
+        session.load(saved)

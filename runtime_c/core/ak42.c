@@ -439,6 +439,10 @@ ak42_status ak42_parse(container *c, container_want want, ak42_error *err) {
     ak42_status status = read_header(c, &h, err);
     if (!status && h.version < 3) status = check_payload(c, &h, err);
     if (!status) status = check_extents(c, &h, err);
+    if (!status && h.extended) {
+        c->has_weights_crc = true;
+        c->weights_crc = h.version < 3 ? load_u32(c->map.data + 244) : h.directory_crc;    /* the directory has each tensor's */
+    }
     if (!status) status = trailer_read(c, &h, err);
     if (!status && h.version == 3) status = read_architecture(c, err);
     if (!status) status = read_layer_flags(c, &h, err);

@@ -223,7 +223,7 @@ ak42_status session_eval(ak42_session *const *sessions, size_t n_sessions, const
 
 /* A blob: 64 bytes of header (the count of tokens at byte 32), tokens, positions, then each (layer, head) cut to the positions held. K is stored in whole groups of
  * KV_BLOCK positions, as in the cache. */
-enum { BLOB_MAGIC = 0x53343261, BLOB_VERSION = 2, BLOB_HEADER = 64, BLOB_SAMPLE = 4096 };
+enum { BLOB_MAGIC = 0x53343261, BLOB_VERSION = 3, BLOB_HEADER = 64 };
 
 typedef struct blob_parts {
     uint64_t k, v, scale, size;
@@ -253,14 +253,36 @@ static uint32_t rope_mark(const ak42_session *s) {
     return crc32c(0, s->inv_freq, c->rotary_dim / 2 * sizeof *s->inv_freq);
 }
 
-/* Tells models of one shape apart: their norms and the beginning of every matrix, as the kernels read them. */
+/* Of a matrix that no checksum speaks for, so many panels are looked at, from the first to the last: the beginning or the end of
+ * each, long enough for whole blocks with their scales. */
+enum { SAMPLE_PANELS = 4, SAMPLE_BYTES = 4096 };
+
+static uint32_t matrix_sample(uint32_t crc, const matrix *m) {
+    if (!m->panels) return crc;
+    const uint64_t size = m->panel_bytes < SAMPLE_BYTES ? m->panel_bytes : SAMPLE_BYTES;
+    for (uint64_t i = 0; i < SAMPLE_PANELS; i++) {
+        const uint64_t panel = (m->n_panels - 1) * i / (SAMPLE_PANELS - 1);
+        crc = crc32c(crc, m->panels + panel * m->panel_bytes + (i % 2 ? m->panel_bytes - size : 0), (size_t)size);
+    }
+    return crc;
+}
+
+/* Tells models of one shape apart: by what the file says of its weights, else by all norms and biases and a part of every matrix, as
+ * the kernels read them. Never reads the whole model. */
 static uint32_t fingerprint(const ak42_model *model) {
-    uint32_t crc = crc32c(0, model->vectors, (size_t)model->vectors_bytes);
-    for (uint32_t i = 0; i < model->config.n_layers; i++) {
+    const model_config *c = &model->config;
+    const float numbers[] = {c->rope_theta, c->rope_theta_local, c->rope_factor, c->rope_low_freq, c->rope_high_freq, c->rope_attn_factor,
+                             c->norm_eps, c->attn_softcap, c->embedding_scale, c->residual_scale, c->attention_scale};
+    uint32_t crc = crc32c(0, numbers, sizeof numbers);
+    if (model->file.has_weights_crc) return crc32c(crc, &model->file.weights_crc, sizeof model->file.weights_crc);
+    crc = crc32c(crc, model->vectors, (size_t)model->vectors_bytes);
+    crc = matrix_sample(matrix_sample(crc, &model->embedding), &model->head);
+    for (uint32_t i = 0; i < c->n_layers; i++) {
         const layer *l = &model->layers[i];
         const matrix *const all[] = {&l->wq, &l->wk, &l->wv, &l->wo, &l->w1, &l->w2, &l->w3, &l->router};
-        for (size_t j = 0; j < ARRAY_LEN(all); j++)
-            crc = crc32c(crc, all[j]->panels, all[j]->panel_bytes < BLOB_SAMPLE ? (size_t)all[j]->panel_bytes : BLOB_SAMPLE);
+        for (size_t j = 0; j < ARRAY_LEN(all); j++) crc = matrix_sample(crc, all[j]);
+        for (uint32_t j = 0; l->experts && j < c->n_experts; j++)
+            crc = matrix_sample(matrix_sample(matrix_sample(crc, &l->experts[j].w1), &l->experts[j].w2), &l->experts[j].w3);
     }
     return crc;
 }

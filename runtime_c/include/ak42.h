@@ -237,7 +237,8 @@ ak42_status ak42_eval_batch(ak42_session *const *sessions, size_t n_sessions, co
  * bytes of header, of which the little-endian u32 at byte 32 counts the tokens; their ids follow, i32 each. */
 ak42_status ak42_session_save(const ak42_session *session, void *blob, size_t size_max, size_t *size, ak42_error *err);
 /* Restores a blob that a session of the same model, kv_type and library wrote; checked, refused with FORMAT otherwise, and the
- * session is then as before. There are no logits until the next eval. */
+ * session is then as before. There are no logits until the next eval. Weights are told apart by the checksums that a file states
+ * (ak42 v3, and v1 and v2 with the extension); of other files by their norms and biases and bytes from all over every matrix. */
 ak42_status ak42_session_load(ak42_session *session, const void *blob, size_t size, ak42_error *err);
 
 /* ---- sampling ---- */
