@@ -243,3 +243,59 @@ def test_a_saved_session_is_of_its_experts(case: Callable[[str], Case], tmp_path
         file.write(b"\0" * 64)
     with pyllama.Model(changed) as model, model.session() as session, pytest.raises(pyllama.FormatError, match="not of this model"):
         session.load(saved)
+
+
+# ---- a Mixtral of the first days ----
+
+
+def with_single_experts(path: Path, out: Path, change: Callable[[str, np.ndarray], tuple[str, np.ndarray] | None]) -> Path:
+    """A copy of a GGUF, by gguf-py, in which each expert's matrix is a tensor of its own; change may rename, alter or drop one."""
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    writer = gguf.GGUFWriter(out, "llama")
+    for key, entry in reader.fields.items():
+        if not key.startswith(("GGUF.", "ak42.", "general.architecture")):
+            kind = entry.types[0]
+            sub = entry.types[1] if kind == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, entry.contents(), kind, sub_type=sub)
+    for tensor in reader.tensors:
+        values = np.array(tensor.data)
+        parts = [(tensor.name, values)]
+        if "_exps" in tensor.name:
+            parts = [(tensor.name.replace("_exps", f".{e}"), one) for e, one in enumerate(values)]
+        for name, one in parts[::-1]:                           # in no order that would help
+            made = change(name, one)
+            if made is not None:
+                writer.add_tensor(made[0], made[1], raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return out
+
+
+@pytest.mark.parametrize("type_name", ["keep", "f16"])
+def test_experts_that_are_tensors_of_their_own(case: Callable[[str], Case], tmp_path: Path, type_name: str) -> None:
+    made = case("mixtral")
+    whole = made.file("gguf", type_name)
+    old = with_single_experts(whole, tmp_path / "old.gguf", lambda name, values: (name, values))
+    wanted = evaluate(whole, made.ids)
+    assert np.array_equal(evaluate(old, made.ids), wanted)
+    for suffix in (".bin", ".gguf"):
+        converter.convert(old, tmp_path / f"new{suffix}")
+        assert np.array_equal(evaluate(tmp_path / f"new{suffix}", made.ids), wanted)
+
+
+@pytest.mark.parametrize(("change", "says"), [
+    (lambda name, values: None if name == "blk.1.ffn_up.2.weight" else (name, values), r"blk\.1\.ffn_up"),
+    (lambda name, values: None if name == "blk.1.ffn_up.0.weight" else (name, values), r"blk\.1\.ffn_up"),
+    (lambda name, values: (name.replace("down.4", "down.7"), values), r"blk\.0\.ffn_down"),
+    (lambda name, values: (name, values[:-1] if name == "blk.0.ffn_gate.3.weight" else values), r"blk\.0\.ffn_gate\.3\.weight"),
+], ids=["one less", "no first", "another number", "another shape"])
+def test_experts_that_are_not_alike_are_refused(case: Callable[[str], Case], tmp_path: Path, change: Any, says: str) -> None:
+    old = with_single_experts(case("mixtral").file("gguf"), tmp_path / "old.gguf", change)
+    with pytest.raises(pyllama.FormatError, match=says):
+        pyllama.Model(old)
+    with pytest.raises(converter.FormatError, match=says):
+        converter.convert(old, tmp_path / "new.bin")

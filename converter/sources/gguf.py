@@ -6,6 +6,7 @@ bring back the texts of the Hugging Face folder that a file came from; a foreign
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 CONFIG_KEY, GENERATION_KEY = "ak42.config", "ak42.generation_config"
 TEMPLATE_KEY = "tokenizer.chat_template"
+_EXPERT = re.compile(r"blk\.(0|[1-9]\d{0,3})\.ffn_(gate|up|down)\.(0|[1-9]\d{0,3})\.weight")
 READ_TYPES = "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL, IQ4_XS and MXFP4 are"
 
 
@@ -50,7 +52,7 @@ class GgufSource:
             raise
 
     def _open(self) -> None:
-        self._tensors: dict[str, GgufTensor] = {tensor.name: tensor for tensor in self._gguf.tensors}
+        self._tensors, self._experts = _joined_experts({tensor.name: tensor for tensor in self._gguf.tensors}, self.name)
         if not self._tensors:
             raise FormatError(f"{self.name}: expected a model, found a GGUF file without tensors (a vocabulary)")
         self._check_vocab_sizes()
@@ -103,8 +105,20 @@ class GgufSource:
         tensor = self._tensors[piece.name]
         row_bytes = BY_ID[tensor.type_id].row_bytes(tensor.shape[-1])
         begin, end = begin + piece.begin, end + piece.begin
+        if piece.name in self._experts:
+            return self._read_experts(self._experts[piece.name], begin, end, row_bytes)
         data = self._gguf.where[piece.name].read_array(tensor.offset + begin * row_bytes, (end - begin) * row_bytes)
         return data.reshape(end - begin, row_bytes)
+
+    def _read_experts(self, experts: list[GgufTensor], begin: int, end: int, row_bytes: int) -> np.ndarray:
+        """Rows of matrices that are tensors of their own, counted through."""
+        rows = experts[0].shape[0]
+        parts = [np.empty((0, row_bytes), np.uint8)]
+        for e in range(begin // rows, -(-end // rows)):
+            first, last = max(begin - e * rows, 0), min(end - e * rows, rows)
+            data = self._gguf.where[experts[e].name].read_array(experts[e].offset + first * row_bytes, (last - first) * row_bytes)
+            parts.append(data.reshape(last - first, row_bytes))
+        return np.concatenate(parts)
 
     def verify(self, _name: str) -> bool:
         """GGUF carries no checksum."""
@@ -170,3 +184,30 @@ class GgufSource:
     def _vector(self, name: str) -> np.ndarray:
         kind, shape, _group = self.tensor(name)
         return kind.decode(self.read(name, 0, 1), shape[-1])[0]
+
+
+def _joined_experts(tensors: dict[str, GgufTensor], name: str) -> tuple[dict[str, GgufTensor], dict[str, list[GgufTensor]]]:
+    """Tensors by name, and the experts of those that stand for several: in old files of Mixtral each expert's matrix is a tensor of
+    its own, here as in new ones a layer has one of each kind."""
+    found: dict[str, dict[int, GgufTensor]] = {}
+    for key, tensor in tensors.items():
+        match = _EXPERT.fullmatch(key)
+        if match:
+            found.setdefault(f"blk.{match[1]}.ffn_{match[2]}_exps.weight", {})[int(match[3])] = tensor
+    single = {tensor.name for numbered in found.values() for tensor in numbered.values()}
+    joined = {key: tensor for key, tensor in tensors.items() if key not in single}
+    experts: dict[str, list[GgufTensor]] = {}
+    for key, numbered in found.items():
+        missing = next((e for e in range(len(numbered)) if e not in numbered), None)
+        if missing is not None or key in joined:
+            raise FormatError(f"{name}: {escape(key)}: expected its experts once, each by itself, found "
+                              f"{'them together too' if key in joined else f'none of the number {missing}'}")
+        experts[key] = [numbered[e] for e in range(len(numbered))]
+        first = experts[key][0]
+        for other in experts[key]:
+            if len(other.shape) != 2 or (other.shape, other.type_id) != (first.shape, first.type_id):
+                raise FormatError(f"{name}: {escape(other.name)}: expected a matrix of the first expert's shape and type, "
+                                  "found another")
+        joined[key] = GgufTensor(key, first.type_id, (len(numbered), *first.shape), first.offset,
+                                 sum(tensor.nbytes for tensor in experts[key]))
+    return joined, experts

@@ -117,7 +117,8 @@ ak42_status container_parse(container *c, container_want want, ak42_error *err) 
 
 void container_free(container *c) {
     mem_free(c->alloc, c->tensors);
-    c->tensors = NULL;
+    mem_free(c->alloc, c->experts);
+    c->tensors = c->experts = NULL;
     c->n_tensors = 0;
     for (uint32_t i = 0; i < c->n_parts; i++) filemap_close(&c->parts[i]);
     mem_free(c->alloc, c->parts);

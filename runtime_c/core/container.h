@@ -37,6 +37,7 @@ typedef struct container {
     model_config config;
     tensor *tensors;               /* n_tensors, sorted by name; owned */
     uint32_t n_tensors;
+    tensor *experts;               /* those that a tensor's experts points to; owned */
     uint32_t weights_crc;          /* tells weights apart where has_weights_crc: a checksum that the file states of them all */
     bool has_weights_crc;
     blob sections[SECTION_COUNT];

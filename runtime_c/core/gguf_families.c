@@ -1,5 +1,5 @@
 /* gguf_families.c: what a family's GGUF files mean beyond their keys one by one: constants that no key states, which layers
- * have a window, rope or experts, and tensors that stand for several. Called by gguf_keys.c. */
+ * have a window, rope or experts, tensors that stand for several, and several that stand for one. Called by gguf_keys.c. */
 #include <stdio.h>
 
 #include "error.h"
@@ -128,4 +128,76 @@ ak42_status gguf_split_fused(const gguf_file *g, ak42_error *err) {
     c->tensors = split;
     c->n_tensors = n;
     return status ? status : container_sort(c, err);
+}
+
+/* ---- experts that are tensors of their own ---- */
+
+enum { EXPERT_KINDS = 3 };
+static const char *const expert_kinds[EXPERT_KINDS] = {"gate", "up", "down"};
+
+/* Whether the tensor is one expert's matrix; its layer, kind and number. */
+static bool is_expert(const tensor *t, uint32_t *layer, uint32_t *kind, uint32_t *number) {
+    char name[TENSOR_NAME_MAX + 1], word[8];
+    unsigned l, e;
+    if (sscanf(t->name, "blk.%5u.ffn_%7[a-z].%5u.", &l, word, &e) != 3) return false;
+    snprintf(name, sizeof name, "blk.%u.ffn_%s.%u.weight", l, word, e);
+    for (uint32_t k = 0; k < EXPERT_KINDS && !strcmp(name, t->name); k++) {
+        if (strcmp(word, expert_kinds[k])) continue;
+        *layer = l, *kind = k, *number = e;
+        return true;
+    }
+    return false;
+}
+
+/* The matrices of one kind in one layer as a tensor that points to them; c->experts has room from n on. */
+static ak42_status join(tensor *out, container *c, uint32_t n, uint32_t layer, uint32_t kind, ak42_error *err) {
+    const uint32_t n_experts = c->config.n_experts;
+    char name[TENSOR_NAME_MAX + 1];
+    tensor *all = c->experts + n;
+    for (uint32_t e = 0; e < n_experts; e++) {
+        snprintf(name, sizeof name, "blk.%u.ffn_%s.%u.weight", layer, expert_kinds[kind], e);
+        const tensor *t = container_find(c, name);
+        if (!t)
+            return error_set(err, AK42_STATUS_FORMAT, "%s: tensor %s: expected one for each of %u experts, found none", c->name, name,
+                             n_experts);
+        all[e] = *t;
+        if (t->n_dims != 2 || t->type != all->type || t->dims[0] != all->dims[0] || t->dims[1] != all->dims[1])
+            return error_set(err, AK42_STATUS_FORMAT, "%s: tensor %s: expected a matrix of the first expert's shape and type, found "
+                             "another", c->name, name);
+    }
+    *out = *all;
+    snprintf(out->name, sizeof out->name, "blk.%u.ffn_%s_exps.weight", layer, expert_kinds[kind]);
+    out->n_dims = 3;
+    out->dims[0] = n_experts, out->dims[1] = all->dims[0], out->dims[2] = all->dims[1];
+    out->experts = all;
+    return mul_u64(&out->nbytes, all->nbytes, n_experts) ? AK42_STATUS_OK
+        : error_set(err, AK42_STATUS_FORMAT, "%s: tensor %s: expected less than 2^64 bytes, found more", c->name, out->name);
+}
+
+ak42_status gguf_join_experts(const gguf_file *g, ak42_error *err) {
+    container *c = g->c;
+    const uint32_t n_experts = c->config.n_experts;
+    uint32_t n_single = 0, layer, kind, number;
+    for (uint32_t i = 0; i < c->n_tensors; i++) n_single += is_expert(&c->tensors[i], &layer, &kind, &number);
+    if (!n_single || !n_experts) return AK42_STATUS_OK;
+    tensor *joined = mem_zalloc(c->alloc, c->n_tensors, sizeof *joined);
+    c->experts = mem_zalloc(c->alloc, n_single, sizeof *c->experts);          /* each is found once */
+    ak42_status status = joined && c->experts ? AK42_STATUS_OK
+        : error_set(err, AK42_STATUS_NOMEM, "%s: no memory for the list of %u tensors", c->name, c->n_tensors);
+    uint32_t n = 0, n_joined = 0;
+    for (uint32_t i = 0; i < c->n_tensors && !status; i++) {
+        if (!is_expert(&c->tensors[i], &layer, &kind, &number)) joined[n++] = c->tensors[i];
+        else if (number >= n_experts)
+            status = error_set(err, AK42_STATUS_FORMAT, "%s: tensor %s: expected experts 0 to %u, found %u", c->name,
+                               c->tensors[i].name, n_experts - 1, number);
+        else if (!number) status = join(&joined[n++], c, n_experts * n_joined++, layer, kind, err);
+    }
+    if (status) {
+        mem_free(c->alloc, joined);
+        return status;
+    }
+    mem_free(c->alloc, c->tensors);
+    c->tensors = joined;
+    c->n_tensors = n;
+    return container_sort(c, err);
 }

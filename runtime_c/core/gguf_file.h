@@ -57,6 +57,9 @@ ak42_status gguf_read_architecture(gguf_file *g, ak42_error *err);
 ak42_status gguf_read_config(const gguf_file *g, ak42_error *err);
 /* Tensors that a family's files hold as one become views of their parts: q, k, v; gate and up. Sizes are known. */
 ak42_status gguf_split_fused(const gguf_file *g, ak42_error *err);
+/* Experts' matrices that are tensors of their own (blk.0.ffn_gate.3.weight, as llama.cpp's converter once wrote Mixtral) become
+ * one tensor of several. Where one is missing or unlike the others, FORMAT. */
+ak42_status gguf_join_experts(const gguf_file *g, ak42_error *err);
 /* What is the same in all files of a family, into the config, before its keys are read. */
 void gguf_family_defaults(const gguf_file *g);
 /* The flags of the layers, from the family, the window and the keys that say which layers have it and are rotated. */

@@ -393,6 +393,7 @@ ak42_status gguf_read_config(const gguf_file *g, ak42_error *err) {
     if (!status) status = read_vocab_size(g, err);
     if (!status) status = gguf_read_layers(g, err);
     if (!status) status = gguf_split_fused(g, err);
+    if (!status) status = gguf_join_experts(g, err);
     if (status) return status;
     container_read_shapes(c);
     m->shared_classifier = !container_find(c, "output.weight");

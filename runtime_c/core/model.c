@@ -168,6 +168,11 @@ static void bind_expert(binding *b, matrix *m, role role, uint32_t layer, uint32
     const tensor *all = find_role(b->model, role, layer);
     const uint64_t size = all->nbytes / b->model->config.n_experts;
     tensor *one = &b->views[b->n_views++];
+    if (all->experts) {
+        *one = all->experts[i];
+        bind_tensor(b, m, one);
+        return;
+    }
     *one = *all;
     one->n_dims = 2;
     for (uint32_t d = 0; d < 2; d++) one->dims[d] = all->dims[all->n_dims - 2 + d];

@@ -17,6 +17,7 @@ typedef struct tensor {
     uint64_t nbytes;
     const struct filemap *home;         /* the file that it is in; NULL: the container's only one */
     const uint8_t *data;                /* inside the mapping, no alignment promised below layout 1's 64 */
+    const struct tensor *experts;       /* (dims[0]): where its matrices lie apart, each by itself; NULL: one behind another */
 } tensor;
 
 #endif
