@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .about import NAME, default_name
 from .arch import ARCHITECTURES, ROLES, Tensor
 from .config import ModelConfig
 from .errors import FormatError, OutputError, UnsupportedError, UsageError, escape
@@ -103,6 +104,7 @@ class Plan:
     options: Mapping[str, Any]
     asked: str = KEEP                               # the type or mix that was asked for
     fallbacks: Mapping[str, tuple[str, str]] = field(default_factory=dict)      # tensor -> type wanted, type that its rows fit
+    about: Mapping[str, Any] = field(default_factory=dict)      # what is said of the model: GGUF's general.* keys
     foreign_rope_freqs: bool = False                # rope_freqs.weight is the source's own, and no config explains it
 
     @property
@@ -172,7 +174,13 @@ def build_plan(source: Source, request: Request) -> Plan:
     dtype = TORCH_DTYPES.get(types.main, "float32")
     return Plan(config, tuple(plans), vocab, source.chat_template, source.generation_config,
                 source.hf_config or config.to_hf(dtype), errors, SourceInfo(source.name, source.format, paths), request.options,
-                request.type, types.fallbacks, source.foreign_rope_freqs)
+                request.type, types.fallbacks, _about(source, config), source.foreign_rope_freqs)
+
+
+def _about(source: Source, config: ModelConfig) -> dict[str, Any]:
+    """What the source says of its model, but for a name that every nameless model of this config gets."""
+    plain = default_name(config, source.hf_config)
+    return {key: value for key, value in source.about.items() if (key, value) != (NAME, plain)}
 
 
 def _factors(config: ModelConfig, role: str) -> np.ndarray | None:

@@ -17,6 +17,7 @@ from models import ModelSpec
 from source_checks import check_weights, refused, values_of
 
 import converter
+import pyllama
 from converter.arch import INTERLEAVED, LLAMA
 from converter.config import config_from_hf
 from converter.errors import FormatError, UnsupportedError
@@ -357,3 +358,43 @@ def test_a_carried_config_says_the_same_as_the_file(tmp_path: Path, change: dict
     carried = json.dumps(models.config_json(BLOCKS) | change)
     path = write_gguf(tmp_path / "m.gguf", BLOCKS, keys=lambda writer: writer.add_string("ak42.config", carried))
     assert text in refused(path)
+
+
+# ---- what is said of the model ----
+
+
+def test_what_a_gguf_says_of_its_model_comes_back(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    """Through ak42 v3, v1 and v2, and GGUF again: name, licence, languages and what else general.* says; not what is the file's."""
+    def say(writer: gguf.GGUFWriter) -> None:
+        writer.add_name("Tiny Ännie")
+        writer.add_license("apache-2.0")
+        writer.add_languages(["en", "de"])
+        writer.add_string("general.base_model.0.name", "Annie")
+        writer.add_uint32("general.base_model.count", 1)
+        writer.add_file_type(0)
+        writer.add_float32("general.nothing_we_keep", 0.5)
+        writer.add_array("general.no_texts", [1, 2])
+        writer.add_quantization_version(2)
+
+    said = {"general.name": "Tiny Ännie", "general.license": "apache-2.0", "general.languages": ["en", "de"],
+            "general.base_model.0.name": "Annie", "general.base_model.count": 1}
+    path = write_gguf(tmp_path / "m.gguf", ModelSpec(max_positions=64), keys=say)
+    assert opened(path).about == said
+    for name, options in (("m.bin", {"format": "ak42-v3"}), ("m1.bin", {"format": "ak42-v1"}), ("m2.bin", {"format": "ak42-v2", "type": "int8"})):
+        converter.convert(path, tmp_path / name, **options)
+        assert opened(tmp_path / name).about == said
+        pyllama.Model(tmp_path / name).close()
+        converter.convert(tmp_path / name, tmp_path / f"{name}.gguf", type="f32")
+        fields = gguf.GGUFReader(tmp_path / f"{name}.gguf").fields
+        assert {key: fields[key].contents() for key in said} == said
+        assert not {"general.nothing_we_keep", "general.no_texts"} & set(fields)
+    plain = write_gguf(tmp_path / "plain.gguf", ModelSpec())
+    converter.convert(plain, tmp_path / "plain.bin")
+    converter.convert(tmp_path / "plain.bin", tmp_path / "again.gguf")
+    assert opened(tmp_path / "plain.bin").about == {} and opened(tmp_path / "again.gguf").about["general.name"].startswith("llama ")
+
+
+def test_too_much_said_of_a_model_is_left_out(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", ModelSpec(), keys=lambda writer: (writer.add_string("general.a", "a"), writer.add_string("general.b", "x" * 70_000)))
+    report = converter.convert(path, tmp_path / "m.bin")
+    assert any("more than 65536 bytes of general.* keys: 'general.b'" in warning for warning in report.warnings)

@@ -42,6 +42,7 @@ class Source(Protocol):
     foreign_rope_freqs: bool                   # its rope_freqs.weight follows from no config
     hf_config: dict[str, Any] | None           # the config.json that it has or carries
     generation_config: dict[str, Any] | None
+    about: dict[str, Any]                      # general.* keys of GGUF that it has or carries (about.py)
     warnings: list[str]
 
     @property

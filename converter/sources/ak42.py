@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import strict_json
+from ..about import keys_of
 from ..arch import HALF_SPLIT, INTERLEAVED
 from ..config import ROPE_SCALING_FIELDS, ModelConfig, config_from_hf, differences
 from ..crc32c import crc32c
@@ -61,6 +62,8 @@ class Ak42Source:
         check_shapes(self.name, self._expected, {key: tensor.shape for key, tensor in self._tensors.items()})
         self.hf_config = self._json("CONF")
         self.generation_config = self._json("GENC")
+        self.about, warnings = keys_of(self._json("CARD") or {}, self.name)
+        self.warnings.extend(warnings)
         if self._ak42.version == 3 and self.hf_config is None:
             raise FormatError(f"{self.name}: trailer: expected the section CONF, which names the architecture, found none")
         carried = self._carried_config()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import strict_json
+from ..about import keys_of
 from ..arch import ARCHITECTURES, gguf_pieces
 from ..config import ModelConfig, config_from_hf, differences
 from ..config_files import config_from_gguf
@@ -68,6 +69,8 @@ class GgufSource:
         self.rope_layout = ARCHITECTURES[stated.architecture].rope_gguf
         self.hf_config = self._carried(CONFIG_KEY)
         self.generation_config = self._carried(GENERATION_KEY)
+        self.about, warnings = keys_of(self._gguf.metadata, self.name)
+        self.warnings.extend(warnings)
         carried = self._carried_config()
         stated = rope_factors.with_long_factors(stated, self._vector)
         factors = self._vector("rope_freqs.weight") if has_factors else None

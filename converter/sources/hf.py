@@ -53,6 +53,7 @@ class HfSource:
     def _open(self) -> None:
         stated = self._folder.required_json("config.json")
         self.hf_config, packed = bitsandbytes.plain_config(stated, "config.json")
+        self.about: dict[str, Any] = {}
         self.generation_config: dict[str, Any] | None = self._folder.optional_json("generation_config.json")
         self.config, warnings = config_from_hf(self.hf_config, "config.json", self.generation_config)
         self.warnings.extend(warnings)

@@ -63,7 +63,7 @@ class LoraSource:
         self.warnings = [*base.warnings, *self._adapter.warnings]
         self.name, self.path, self.format, self.config = base.name, base.path, base.format, base.config
         self.rope_layout, self.folded_norms, self.foreign_rope_freqs = base.rope_layout, base.folded_norms, base.foreign_rope_freqs
-        self.hf_config, self.generation_config = base.hf_config, base.generation_config
+        self.hf_config, self.generation_config, self.about = base.hf_config, base.generation_config, base.about
 
     def _matched(self) -> dict[str, list[_Change]]:
         """GGUF name -> the changes of its rows, of which a weight may have a part (fused ones), or one of several (experts);

@@ -99,6 +99,7 @@ class MetaSource:
         self._given_tokenizer = tokenizer
         self.name = escape(path.resolve().name, 0)
         self.warnings: list[str] = []
+        self.about: dict[str, Any] = {}
         self._opened: list[InputFile] = []
         try:
             if path.is_dir():

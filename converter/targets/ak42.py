@@ -404,6 +404,8 @@ def _sections(plan: Plan) -> list[tuple[str, bytes]]:
         sections.append(("LAYR", struct.pack(f"<{plan.config.n_layers}I", *plan.config.layer_flags)))
     if plan.generation_config is not None:
         sections.append(("GENC", json_bytes(plan.generation_config)))
+    if plan.about:
+        sections.append(("CARD", json_bytes(plan.about)))
     if plan.chat_template is not None:
         sections.append(("TMPL", plan.chat_template.encode()))
         chat = derive_chat(plan.chat_template, plan.vocab)

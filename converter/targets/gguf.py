@@ -11,6 +11,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..about import NAME, default_name
 from ..arch import gguf_pieces
 from ..chat import derive_chat
 from ..config_rope import YARN_BETA_FAST, YARN_BETA_SLOW, yarn_sharpening
@@ -108,11 +109,12 @@ def metadata(plan: Plan) -> dict[str, tuple[int, Any]]:
     config = plan.config
     keys: dict[str, tuple[int, Any]] = {
         "general.architecture": (STRING, config.architecture),
-        "general.name": (STRING, _name(plan)),
+        NAME: (STRING, plan.about.get(NAME) or default_name(config, plan.hf_config)),
         "general.alignment": (U32, ALIGNMENT),
         "general.quantization_version": (U32, QUANTIZATION_VERSION),
         "general.file_type": (U32, _file_type(plan)),
     }
+    keys.update({key: _typed(key, value) for key, value in plan.about.items() if key not in keys})
     model = {
         "vocab_size": (U32, config.vocab_size),
         "context_length": (U32, config.trained_ctx),
@@ -233,15 +235,8 @@ def _file_type(plan: Plan) -> int:
     return FILE_TYPES[plan.asked if plan.asked in FALLBACKS else main_type(plan)]
 
 
-def _name(plan: Plan) -> str:
-    """A name that no folder or machine has a part in."""
-    given = plan.hf_config.get("_name_or_path") if plan.hf_config else None
-    last = given.rstrip("/").rsplit("/", 1)[-1] if isinstance(given, str) else ""
-    return last or f"{plan.config.hf_model_type} {plan.config.dim}x{plan.config.n_layers}"
-
-
 def _typed(key: str, value: Any) -> tuple[int, Any]:
-    """A vocabulary's value with its value type."""
+    """A value of a vocabulary, or of what is said about the model, with its value type."""
     if isinstance(value, (list, tuple)):
         kind = _ARRAYS[key] if key in _ARRAYS else _typed(key, value[0])[0]
         return ARRAY, (kind, value)
