@@ -5,6 +5,7 @@ fixture writes below pytest's temporary folder, except the real model, which is 
 """
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -58,8 +59,10 @@ def smollm2_gguf() -> Path:
             pytest.fail(f"AK42_SMOLLM2: expected a GGUF file, found none at {path}")
         return path
     path = ROOT / "build" / "models" / SMOLLM2_FILE
-    if not path.is_file():      # the sha256 is checked there
-        fetch = ROOT / "examples" / "fetch_model.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)          # one worker fetches it
+        fetch = ROOT / "examples" / "fetch_model.py"          # nothing where it is there; the sha256 is checked there
         done = subprocess.run([sys.executable, str(fetch), str(path)], capture_output=True, text=True)
         if done.returncode:
             pytest.fail(f"no real model (AK42_SMOLLM2 may name its GGUF file): {done.stderr.strip()[-300:]}")
