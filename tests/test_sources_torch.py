@@ -509,10 +509,21 @@ def test_damaged_pickles_are_refused(tmp_path: Path, data: bytes, text: str) -> 
     assert text in refused(archive_of(tmp_path / "x.pt", data))
 
 
+def test_a_small_pickle_cannot_become_large(tmp_path: Path) -> None:
+    """A list that is remembered, and handed to call after call; a text that is twice as long after each."""
+    pairs = b"".join(b"M" + struct.pack("<H", i) + b"N\x86" for i in range(2000))
+    for name in (b"collections\nOrderedDict", b"torch\nSize"):
+        calls = (b"c" + name + b"\nh\0\x85R") * 4000
+        assert "expected at most 4000000 values, found more" in refused(archive_of(tmp_path / "x.pt", b"]q\0(" + (
+            pairs if b"Dict" in name else b"K\x01" * 2000) + b"e(" + calls + b"t."))
+    doubled = b"(X\x40\0\0\0" + b"a" * 64 + b"q\0" + b"ctorch\ndevice\nh\0h\0\x86Rq\0" * 60 + b"t."
+    assert "expected llama2.c's checkpoint" in refused(archive_of(tmp_path / "x.pt", doubled))
+
+
 def tensor_pickle(storage: str = "ctorch\nFloatStorage\n", numel: int = 4, offset: int = 0, shape: str = "K\x02K\x02\x86",
-                  strides: str = "K\x02K\x01\x86") -> bytes:
+                  strides: str = "K\x02K\x01\x86", flags: str = "\x89") -> bytes:
     rebuilt = f"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storage{storage}X\x01\0\0\x000X\x03\0\0\0cpuK{chr(numel)}tQ"
-    return (f"}}X\x01\0\0\0a{rebuilt}K{chr(offset)}{shape}{strides}\x89)tRs.").encode("latin-1")
+    return (f"}}X\x01\0\0\0a{rebuilt}K{chr(offset)}{shape}{strides}{flags})tRs.").encode("latin-1")
 
 
 @pytest.mark.parametrize(
@@ -529,6 +540,7 @@ def tensor_pickle(storage: str = "ctorch\nFloatStorage\n", numel: int = 4, offse
         ({"shape": "K\x08K\x08\x86", "strides": "K\0K\0\x86"}, bytes(16), "is not supported; save it contiguous"),
         ({"storage": "ctorch\nComplexFloatStorage\n"}, bytes(16), "torch.ComplexFloatStorage would be called"),
         ({"storage": "N"}, bytes(16), "a storage of a known class"),
+        ({"flags": "\x89N}X\x03\0\0\0neg\x88s"}, bytes(16), "expected the arguments that torch writes"),
     ],
 )
 def test_tensors_lie_inside_their_storages(tmp_path: Path, changes: dict[str, Any], data: bytes | None, text: str | None) -> None:
@@ -555,6 +567,7 @@ def whole_bytes(tmp_path: Path) -> bytes:
         (lambda path: archive_of(path, b"N.", {"/etc/x": b""}), "/etc/x: expected plain names"),
         (lambda path: archive_of(path, b"N.", {"y/data.pkl": b""}), "with 2 members data.pkl"),
         (lambda path: archive_of(path, b"N.", {"x/byteorder": b"big"}), "a big-endian machine"),
+        (lambda path: archive_of(path, b"N.", {"x/byteorder": b"little or not"}), "a big-endian machine"),
         (lambda path: archive_of(path, b"N.", {"x/code/a.py": b""}), "TorchScript"),
         (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(99)), "expected a whole zip archive"),
         (lambda path: path.write_bytes(b"PK\x03\x04junk" + archive_of(path, b"N.").read_bytes()), "expected its header at byte 0"),

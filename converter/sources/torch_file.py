@@ -27,6 +27,7 @@ MAX_MEMBERS = 1 << 20
 MAX_LEGACY_HEAD = 32 << 20         # bytes in which the older form's pickles have to end
 LOCAL_HEADER = 30                  # bytes of a member's own header, before its name
 ENCRYPTED = 1
+LITTLE = b"little"                 # what the member `byteorder` holds
 
 
 def is_torch(head: bytes) -> bool:
@@ -157,7 +158,8 @@ def _read_zip(file: InputFile) -> tuple[Any, dict[str, _Extent]]:
     if len(pickles) != 1:
         raise FormatError(f"{file.name}: expected a torch checkpoint, found a zip archive with {len(pickles)} members data.pkl")
     folder = pickles[0][: -len("data.pkl")]
-    if (member := members.get(f"{folder}byteorder")) is not None and file.read(member[0].offset, member[0].nbytes) != b"little":
+    order = members.get(f"{folder}byteorder")
+    if order is not None and (order[0].nbytes != len(LITTLE) or file.read(order[0].offset, len(LITTLE)) != LITTLE):
         raise UnsupportedError(f"{file.name}: a checkpoint of a big-endian machine is not supported")
     extent, crc = members[pickles[0]]
     if extent.nbytes > MAX_PICKLE:

@@ -83,12 +83,16 @@ class Unpickler:
             if action is None:
                 raise UnsupportedError(f"{self._name}: pickle: opcode 0x{opcode:02x} at byte {self.at - 1} is not read; only "
                                        "tensors, texts, numbers and containers are, and nothing was run")
-            self._made += 1
-            if self._made > MAX_ITEMS:
-                raise self._error(f"expected at most {MAX_ITEMS} values, found more")
+            self._count(1)
             action(self)
 
     # -- the machine --
+
+    def _count(self, items: int) -> None:
+        """So many values more: a remembered list can be handed to many calls, each of which makes another of its length."""
+        self._made += items
+        if self._made > MAX_ITEMS:
+            raise self._error(f"expected at most {MAX_ITEMS} values, found more")
 
     def _error(self, text: str) -> FormatError:
         return FormatError(f"{self._name}: pickle: {text} (before byte {self.at})")
@@ -195,6 +199,7 @@ class Unpickler:
         if not isinstance(called, _Name) or called.text not in _CALLS or not isinstance(arguments, tuple):
             shown = escape(called.text) if isinstance(called, _Name) else type(called).__name__
             raise UnsupportedError(f"{self._name}: pickle: a call of {shown} is not read, and nothing was run")
+        self._count(sum(len(argument) for argument in arguments if isinstance(argument, (list, tuple, dict))))
         try:
             self._push(_CALLS[called.text](*arguments))
         except (TypeError, ValueError):
@@ -226,18 +231,19 @@ def _is_size(value: Any) -> bool:
 # -- what may be called: values from values, nothing else ------------------------------------------------------------------------
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_flags: Any) -> PickledTensor:
-    """(storage, offset, shape, strides[, requires_grad, hooks, metadata])"""
-    if not isinstance(storage, Storage) or storage.dtype == UNTYPED:
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, _grad: Any = False, _hooks: Any = None,
+            metadata: Any = None) -> PickledTensor:
+    """Metadata are bits by which the elements are not what they seem: negated, conjugated."""
+    if not isinstance(storage, Storage) or storage.dtype == UNTYPED or metadata:
         raise TypeError
     return _checked(storage.dtype, storage, offset, shape, strides)
 
 
 def _typed_tensor(storage: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any,
-                  *_metadata: Any) -> PickledTensor:
+                  metadata: Any = None) -> PickledTensor:
     """The same over a storage of bytes, with a dtype of its own."""
     name = dtype.text.partition(".")[2] if isinstance(dtype, _Name) else ""
-    if not isinstance(storage, Storage) or name not in DTYPES:
+    if not isinstance(storage, Storage) or name not in DTYPES or metadata:
         raise TypeError
     return _checked(DTYPES[name], storage, offset, shape, strides)
 
@@ -269,8 +275,9 @@ def _size(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _device(*described: Any) -> str:
-    return ":".join(str(part) for part in described if isinstance(part, (str, int)))
+def _device(*_described: Any) -> str:
+    """Where a tensor was is of no use here."""
+    return "device"
 
 
 _CALLS: dict[str, Callable[..., Any]] = {
