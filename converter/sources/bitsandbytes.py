@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import strict_json
 from ..errors import FormatError, UnsupportedError, escape
+from ..fields import LARGEST_F32
 from ..quant import TYPES
 from .input_file import InputFile
 from .safetensors_file import SafetensorsEntry, shape_text
@@ -136,7 +137,7 @@ def _four_bit(key: str, weight: SafetensorsEntry | None, where: Mapping[str, Inp
         raise FormatError(f"{shown}: quantisation state: expected a short text, found {state.nbytes} bytes of {state.dtype}")
     values = strict_json.load_object(file.read(state.offset, state.nbytes), f"{shown}: quantisation state")
     shape, block, dtype = values.get("shape"), values.get("blocksize"), values.get("dtype")
-    if values.get("quant_type") != kind or dtype not in DTYPES or block not in BLOCK_SIZES or not _is_shape(shape):
+    if values.get("quant_type") != kind or not _is_dtype(dtype) or not _is_block(block) or not _is_shape(shape):
         raise FormatError(f"{shown}: quantisation state: expected quant_type {kind}, a shape, a blocksize from {BLOCK_SIZES[0]} to "
                           f"{BLOCK_SIZES[-1]} and a dtype of {', '.join(DTYPES)}, found something else")
     numel = math.prod(shape)
@@ -152,8 +153,8 @@ def _four_bit(key: str, weight: SafetensorsEntry | None, where: Mapping[str, Inp
 
 def _nested(shown: str, parts: _Parts, values: Mapping[str, Any], n_blocks: int) -> _Scales:
     block, offset = values.get("nested_blocksize"), values.get("nested_offset")
-    if block not in BLOCK_SIZES or values.get("nested_dtype") != "float32" or isinstance(offset, bool) or \
-            not isinstance(offset, (int, float)):
+    if not _is_block(block) or values.get("nested_dtype") != "float32" or isinstance(offset, bool) or \
+            not isinstance(offset, (int, float)) or not -LARGEST_F32 <= offset <= LARGEST_F32:
         raise FormatError(f"{shown}: quantisation state: expected nested_blocksize, nested_dtype float32 and nested_offset, found "
                           "something else")
     absmax = _part(shown, parts, "nested_absmax", "F32", -(-n_blocks // block))
@@ -181,6 +182,14 @@ def _check_map(shown: str, name: str, found: np.ndarray, expected: np.ndarray) -
     """bitsandbytes computes with the values that it knows, whatever the file says: the two have to agree."""
     if not np.allclose(found, expected, rtol=0, atol=1e-6):
         raise UnsupportedError(f"{shown}.{name}: a table of other values than bitsandbytes' own is not supported")
+
+
+def _is_dtype(value: Any) -> bool:
+    return isinstance(value, str) and value in DTYPES
+
+
+def _is_block(value: Any) -> bool:
+    return isinstance(value, int) and value in BLOCK_SIZES
 
 
 def _is_shape(value: Any) -> bool:
