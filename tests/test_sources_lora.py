@@ -345,6 +345,7 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         (lambda tensors: tensors | {"base_model.model.x.weight": torch.zeros(4)}, "x.weight: expected a weight of base, found that it has none"),
         (lambda tensors: tensors | {f"{Q}.lora_B.weight": torch.zeros(48, 4)}, "expected 64x64, as base has it, found 48x64"),
         (lambda tensors: tensors | {f"{Q}.lora_A.weight": torch.zeros(4, 64, dtype=torch.int8)}, "dtype I8 is not supported"),
+        (lambda tensors: tensors | {f"base_model.model.{'a.' * 60}weight": torch.zeros(4)}, "expected a name of up to 128 characters"),
         (lambda tensors: {}, "expected an adapter's tensors, found none"),
     ],
 )

@@ -42,6 +42,7 @@ INITS = ("gaussian", "orthogonal", "eva")                  # beside true and fal
 # A pattern of rank_pattern and alpha_pattern: a part of a module's name, as a modest regular expression.
 _PATTERN = re.compile(r"\^?(?:[\w-]|\\\.|\\d|\[[\w-]+\]|\.|[*+](?![*+?])|\||\((?!\?)|\))+\$?")
 MAX_PATTERN, MAX_REPEATS = 200, 3
+MAX_NAME = 128                     # of a weight: three repeats may take the third power of its length
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ class PeftAdapter:
             shown = f"{file.name}: {escape(key)}"
             if entry.dtype not in DTYPES:
                 raise UnsupportedError(f"{shown}: dtype {entry.dtype} is not supported; F32, F16 and BF16 are")
+            if len(key) > MAX_NAME:
+                raise UnsupportedError(f"{shown}: expected a name of up to {MAX_NAME} characters, found one of {len(key)}")
             if not key.startswith(PREFIX):
                 raise FormatError(f"{shown}: expected a name that begins with {PREFIX}, found this one")
             part = _Part(file, key, entry)
