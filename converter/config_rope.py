@@ -79,6 +79,10 @@ def read_rope(fields: Fields, family: Family, sizes: Sizes) -> tuple[Rope, float
         nested = next((name for name, value in block.items() if isinstance(value, dict)), None)
         if nested is not None and two and key == "rope_parameters" and set(block) <= set(_LAYER_TYPES):
             inner = fields.within(key, block)
+            other = next((name for name, value in block.items() if value is not None and not isinstance(value, dict)), None)
+            if other is not None:
+                inner.wrong(other, "an object or null")
+                continue
             local = _local_block(inner)
             block = block.get("full_attention") or {"rope_type": "default"}
             blocks.append((key, block, _block(inner.within("full_attention", block), fields, family, sizes)))

@@ -429,6 +429,13 @@ def test_gguf_without_a_base_takes_the_reference_reader_s() -> None:
     assert warnings == ["m.gguf: llama.rope.freq_base is absent, 10000.0 taken, the default of GGUF's reference reader"]
 
 
+@pytest.mark.parametrize("rope", [{"full_attention": [1], "sliding_attention": {}}, {"full_attention": {}, "sliding_attention": 3}])
+def test_a_rope_block_of_some_layers_is_an_object(rope: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match=r"rope_parameters\.\w+: expected an object or null, found "):
+        config_from_hf({"model_type": "gemma3_text", "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 99,
+                        "intermediate_size": 96, "num_hidden_layers": 2, "rope_parameters": rope})
+
+
 @pytest.mark.parametrize(
     ("key", "value", "text"),
     [
