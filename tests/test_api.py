@@ -9,6 +9,7 @@ import inspect
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ import pytest
 
 import converter
 import pyllama
+from converter.crc32c import crc32c
 
 GREEDY = {"temperature": 0.0}
 
@@ -324,6 +326,13 @@ def test_what_is_no_saved_session_is_refused(model: pyllama.Model, tmp_path: Pat
         assert np.array_equal(session.eval([2]), wanted)
     with model.session(kv_type="int8") as session, pytest.raises(pyllama.FormatError, match="kv_type"):
         session.load(blob)
+    for at, value in ((64 + 4 * 5, model.info.vocab_size), (64 + 4 * 5, -1), (64 + 4 * (39 + 7), 6)):        # ids, then positions
+        lying = bytearray(blob[:-4])
+        struct.pack_into("<i", lying, at, value)
+        with model.session(kv_type="f32") as session:
+            with pytest.raises(pyllama.FormatError, match="session blob: token [57]: expected an id below"):
+                session.load(bytes(lying) + struct.pack("<I", crc32c(bytes(lying))))
+            assert session.ids == []
     with model.session(n_ctx=20, kv_type="f32") as session, pytest.raises(pyllama.FormatError, match="n_ctx"):
         session.load(blob)
     models.make_hf_model_numpy(tmp_path / "hf", vocab_size=403, tokenizer="bpe", chat_template=models.CHATML, seed=77)

@@ -345,6 +345,13 @@ ak42_status session_load(ak42_session *s, const void *blob, size_t size, ak42_er
     if (load_u32(in + p.size) != crc32c(0, in, (size_t)p.size)) return error_set(err, AK42_STATUS_FORMAT, "session blob: damaged (crc32c)");
     const uint8_t *tokens = in + BLOB_HEADER, *positions = tokens + 4ull * n_tokens;
     for (uint32_t i = 0; i < n_tokens; i++) {
+        const int32_t token = load_i32(tokens + 4ull * i), position = load_i32(positions + 4ull * i);
+        const int32_t before = i ? load_i32(positions + 4ull * (i - 1)) : -1;
+        if (token < 0 || (uint32_t)token >= s->model->config.vocab_size || position <= before)
+            return error_set(err, AK42_STATUS_FORMAT, "session blob: token %u: expected an id below %u at a position above %d, found "
+                             "%d at %d", i, s->model->config.vocab_size, before, token, position);
+    }
+    for (uint32_t i = 0; i < n_tokens; i++) {
         s->tokens[i] = load_i32(tokens + 4ull * i);
         s->positions[i] = load_i32(positions + 4ull * i);
     }
