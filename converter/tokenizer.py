@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import FormatError, UnsupportedError
-from .tokenizer_steps import ADDED, STEPS_MAX, Step
+from .tokenizer_steps import ADDED, PREPEND, REPLACE, SPACES, SPLIT, STEP_BYTES_MAX, STEPS_MAX, Step
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6          # GGUF's token types
 LSTRIP, RSTRIP, SINGLE_WORD, NORMALIZED, ADDED_ONLY = 1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12
@@ -177,6 +177,14 @@ def checked(vocab: Vocab, where: str) -> Vocab:
     _check_merges(vocab, where)
     if len(vocab.steps) > STEPS_MAX or sum(step.op == ADDED for step in vocab.steps) != 1:
         raise UnsupportedError(f"{where}: expected up to {STEPS_MAX} steps, found {len(vocab.steps)}")
+    for number, step in enumerate(vocab.steps):
+        size = len(step.data)
+        if step.op == REPLACE:                 # a length, and the pattern of which it is
+            size = int.from_bytes(step.data[:4], "little")
+            size = size if 4 + size <= len(step.data) else 0
+        if len(step.data) > STEP_BYTES_MAX or step.op in (PREPEND, REPLACE, SPLIT, SPACES) and not size:
+            raise UnsupportedError(f"{where}: step {number} (op {step.op}): expected a text of 1 to {STEP_BYTES_MAX} bytes, found "
+                                   f"{max(size, len(step.data)) if size else 0}")
     return vocab
 
 

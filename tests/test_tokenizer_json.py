@@ -72,6 +72,9 @@ UNSUPPORTED = [
     ("pre_tokenizer", {"type": "UnicodeScripts"}, "UnicodeScripts"), ("pre_tokenizer", {"type": "FixedLength", "length": 0}, "FixedLength"),
     ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(?<=a)b"}, "behavior": "Isolated", "invert": False}, "kind of group"),
     ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "a+"}, "behavior": "Sideways", "invert": False}, "Sideways"),
+    ("normalizer", {"type": "Prepend", "prepend": "x" * 65537}, "step 0 .op 1.: expected a text of 1 to 65536 bytes, found 65537"),
+    ("pre_tokenizer", {"type": "Sequence", "pretokenizers": [{"type": "CharDelimiterSplit", "delimiter": ""}, {
+        "type": "ByteLevel", "add_prefix_space": False}]}, "step 1 .op 16.: expected a text of 1 to 65536 bytes, found 0"),
     ("decoder", None, "null"), ("decoder", {"type": "WordPiece"}, "WordPiece"), ("decoder", {"type": "CTC"}, "CTC"),
     ("post_processor/single", [{"SpecialToken": {"id": "<s>", "type_id": 0}}] * 2 + [{"Sequence": {"id": "A", "type_id": 0}}], "more than one"),
     ("post_processor", {"type": "Odd"}, "Odd"),
