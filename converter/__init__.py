@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ConvertError, FormatError, OutputError, RefusedError, UnsupportedError, UsageError, escape
 from .inspect import inspect
-from .mixes import MIXES, Override, head_override
+from .mixes import MIXES, Override
 from .plan import KEEP, ROPE_FREQS, Plan, Request, build_plan, check_type_name, matrix_types, model_group_size
 from .quant import TYPES
 from .verify import verify
@@ -87,8 +87,10 @@ def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str =
         overrides = tuple(Override.parse(text) for text in tensor_types)
         if keep_head is not None and keep_head not in TYPES:
             raise UsageError(f"--keep-head: expected one of {', '.join(TYPES)}, found {escape(keep_head)}")
-        for override in (*overrides, *([head_override(keep_head, False)] if keep_head else [])):
+        for override in overrides:
             _check_held(container, override.type, "--tensor-type")
+        if keep_head is not None:
+            _check_held(container, keep_head, "--keep-head")
         asked = {"tensor_types": " ".join(tensor_types)} if tensor_types else {}
         asked |= {"keep_head": keep_head} if keep_head else {}
         options = {"type": type} | asked | ({} if lora is None else {"lora": Path(lora).resolve().name})

@@ -1,4 +1,4 @@
-"""The command `pyllama`: convert, inspect, generate, chat, tokenize, perplexity, bench, doctor. Each command reads its options,
+"""The command `pyllama`: convert, inspect, verify, generate, chat, tokenize, perplexity, bench, doctor. Each command reads its options,
 calls the package's public functions and prints; console.py turns what they raise into exit codes. Results go to stdout,
 everything else to stderr."""
 
@@ -109,9 +109,12 @@ def cli() -> None:
 @cli.command()
 @click.argument("source", metavar="SRC", type=MODEL_FILE)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=str), metavar="OUT", help="The file or folder to write.")
-@click.option("--type", "weight_type", type=click.Choice(TYPES), default="keep", show_default=True, help="Of every matrix.")
-@click.option("--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE", help="Of some: blk.*.attn_v=q8_0.")
-@click.option("--keep-head", type=click.Choice(WEIGHT_TYPES), help="Type of the head, where it is another.")
+@click.option("--type", "weight_type", type=click.Choice(TYPES), default="keep", show_default=True,
+              help="Of every matrix; keep: as in SRC; q4_k_s, q4_k_m and q5_k_m are llama.cpp's mixes.")
+@click.option("--tensor-type", "tensor_types", multiple=True, metavar="PATTERN=TYPE",
+              help="Of matrices whose GGUF name matches: blk.*.attn_v=q8_0; may be given more than once.")
+@click.option("--keep-head", type=click.Choice(WEIGHT_TYPES),
+              help="Of the matrix that makes the logits: output, or the embedding where it is both.")
 @click.option("--format", "out_format", type=click.Choice(FORMATS), default="auto", show_default=True, help="auto: by OUT's name.")
 @click.option("--layout", type=click.Choice(["panel16", "rows"]), default="panel16", show_default=True, help="Of ak42 v3 matrices.")
 @click.option("--strict", is_flag=True, help="v1, v2: byte for byte as llama2.c's own exporter writes.")
@@ -142,6 +145,7 @@ def convert(
     Examples:
       pyllama convert SmolLM2-135M-Instruct/ -o model.bin
       pyllama convert model.gguf -o model.bin --type q8_0
+      pyllama convert Llama-3.2-1B/ -o small.gguf --type q4_k_m --keep-head q8_0
       pyllama convert model.bin -o model.gguf
       pyllama convert stories15M.bin -o stories.gguf --tokenizer tokenizer.bin
       pyllama convert SmolLM2-135M/ -o tuned.gguf --lora my-adapter/ --type q8_0

@@ -518,3 +518,5 @@ def test_fallbacks_and_overrides_reach_the_file(folder: Callable[..., Path], tmp
         converter.convert(source, tmp_path / "n.bin", keep_head="q4_k_m")
     with pytest.raises(UsageError, match="--tensor-type nf4: a GGUF file holds"):
         converter.convert(source, tmp_path / "n.gguf", type="q8_0", tensor_types=["blk.*=nf4"])
+    with pytest.raises(UsageError, match="--keep-head nf4: a GGUF file holds"):
+        converter.convert(source, tmp_path / "n.gguf", type="q8_0", keep_head="nf4")
