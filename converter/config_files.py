@@ -36,17 +36,22 @@ from .fields import Fields, show
 
 GGUF_THETA = 10000.0               # llama.cpp's default where rope.freq_base is absent
 
-# Keys that change the maths when they are there, with the values that do not.
-_NEUTRAL_GGUF: dict[str, tuple[Any, ...]] = {
+# Keys that change the maths when they are there, with the values that do not; runtime_c/core/gguf_keys.c has the same.
+NEUTRAL_GGUF: dict[str, tuple[Any, ...]] = {
     "expert_shared_count": (0,), "expert_group_count": (0,), "expert_group_used_count": (0,), "expert_weights_scale": (0, 1),
-    "expert_gating_func": (0, 1),
-    "use_parallel_residual": (False,), "decoder_start_token_id": (),
+    "expert_gating_func": (0, 1), "router_logit_softcapping": (0,),
+    "use_parallel_residual": (False,), "swin_norm": (False,),
     "attention.causal": (True,), "attention.clamp_kqv": (0,), "attention.max_alibi_bias": (0,),
-    "attention.output_scale": (0, 1), "attention.temperature_scale": (0,), "attention.temperature_length": (0,),
-    "attention.layer_norm_epsilon": (), "attention.chunk_size": (0,), "attention.key_length_swa": (0,),
-    "attention.kv_lora_rank": (0,), "attention.q_lora_rank": (0,), "attention.shared_kv_layers": (0,),
-    "rope.dimension_sections": (), "rope.scaling.yarn_ext_factor": (1,), "rope.scaling.yarn_log_multiplier": (0,),
+    "attention.output_scale": (0, 1), "attention.value_scale": (0, 1), "attention.temperature_scale": (0,),
+    "attention.temperature_length": (0,), "attention.chunk_size": (0,), "attention.key_length_swa": (0,),
+    "attention.value_length_swa": (0,), "attention.kv_lora_rank": (0,), "attention.q_lora_rank": (0,),
+    "attention.shared_kv_layers": (0,), "rope.dimension_sections": (0,), "rope.dimension_count_swa": (0,), "rope.scaling.alpha": (0,),
+    "rope.scaling.yarn_log_multiplier": (0,),
     "interleave_moe_layer_step": (0, 1), "nextn_predict_layers": (0,), "leading_dense_block_count": (0,),
+}
+# And those that the runtime reads or passes over.
+_NEUTRAL_HERE: dict[str, tuple[Any, ...]] = {
+    "attention.layer_norm_epsilon": (), "decoder_start_token_id": (), "rope.scaling.yarn_ext_factor": (1,),
 }
 
 
@@ -66,7 +71,7 @@ def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: 
     shapes = shapes or {}
     prefix = f"{facts.name}."
     fields = Fields({key[len(prefix):]: value for key, value in metadata.items() if key.startswith(prefix)}, name, prefix, top.log)
-    for key, neutral in _NEUTRAL_GGUF.items():
+    for key, neutral in (NEUTRAL_GGUF | _NEUTRAL_HERE).items():
         value = fields.values.get(key)
         if value is not None and value not in neutral:
             fields.unsupported(key, f"only {show(neutral[0])} is" if neutral else "it has to be absent")

@@ -20,6 +20,7 @@ import converter
 import pyllama
 from converter.arch import INTERLEAVED, LLAMA
 from converter.config import config_from_hf
+from converter.config_files import NEUTRAL_GGUF
 from converter.errors import FormatError, UnsupportedError
 from converter.quant import TYPES
 from converter.sources import Source
@@ -398,3 +399,35 @@ def test_too_much_said_of_a_model_is_left_out(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "m.gguf", ModelSpec(), keys=lambda writer: (writer.add_string("general.a", "a"), writer.add_string("general.b", "x" * 70_000)))
     report = converter.convert(path, tmp_path / "m.bin")
     assert any("more than 65536 bytes of general.* keys: 'general.b'" in warning for warning in report.warnings)
+
+
+# ---- what the runtime makes of the same files ----
+
+
+@pytest.mark.parametrize("key", NEUTRAL_GGUF)
+def test_a_key_that_nobody_computes_is_refused_by_both_readers(tmp_path: Path, opened: Callable[..., Source], key: str) -> None:
+    def saying(value: Any) -> Path:
+        add = gguf.GGUFWriter.add_bool if isinstance(NEUTRAL_GGUF[key][0], bool) else gguf.GGUFWriter.add_uint32
+        return write_gguf(tmp_path / "m.gguf", BLOCKS, keys=lambda writer: add(writer, f"llama.{key}", value))
+
+    for neutral in NEUTRAL_GGUF[key]:
+        assert opened(saying(neutral)).config.dim == BLOCKS.dim
+        pyllama.Model(tmp_path / "m.gguf").close()
+    path = saying(not NEUTRAL_GGUF[key][0] if isinstance(NEUTRAL_GGUF[key][0], bool) else 7)
+    assert f"llama.{key}: " in refused(path, UnsupportedError)
+    with pytest.raises(pyllama.UnsupportedError, match=f"key llama.{key}: expected "):
+        pyllama.Model(path)
+
+
+def test_a_norm_that_stands_as_a_matrix_of_one_row_is_that_norm(tmp_path: Path) -> None:
+    plain = write_gguf(tmp_path / "plain.gguf", BLOCKS)
+    tensors = models.random_tensors(BLOCKS)
+    norms = {tensor.name: tensors[tensor.hf_name] for tensor in LLAMA.tensors(config_from_hf(models.config_json(BLOCKS))[0])
+             if len(tensor.shape) == 1}
+    assert len({values.tobytes() for values in norms.values()}) == len(norms)
+    path = write_gguf(tmp_path / "rows.gguf", BLOCKS, without=tuple(norms), more={name: row[None] for name, row in norms.items()})
+    found = []
+    for one in (plain, path):
+        with pyllama.Model(one) as model, model.session() as session:
+            found.append(session.eval([3, 1, 4, 1, 5], all_logits=True))
+    assert np.array_equal(*found)

@@ -327,17 +327,23 @@ static ak42_status read_experts(const gguf_file *g, ak42_error *err) {
     return AK42_STATUS_OK;
 }
 
-/* Keys that would change the numbers and are not computed: present, they must say "nothing". */
+/* Keys that would change the numbers and are not computed: present, they must say "nothing". converter/config_files.py has the same. */
 static ak42_status check_neutral(const gguf_file *g, ak42_error *err) {
     static const struct {
         const char *suffix;
         double neutral;
+        bool or_zero;                  /* which says nothing, in the format's reference too */
     } keys[] = {
-        {"attention.clamp_kqv", 0}, {"attention.causal", 1}, {"use_parallel_residual", 0},
-        {"rope.dimension_sections", 0}, {"attention.alibi_bias_max", 0}, {"expert_shared_count", 0},
-        {"expert_weights_scale", 1}, {"expert_group_count", 0}, {"leading_dense_block_count", 0},
-        {"interleave_moe_layer_step", 1}, {"nextn_predict_layers", 0}, {"rope.scaling.yarn_log_multiplier", 0},
-        {"attention.key_length_swa", 0}, {"attention.output_scale", 1}, {"attention.temperature_scale", 0},
+        {"attention.clamp_kqv", 0, true}, {"attention.causal", 1, false}, {"attention.max_alibi_bias", 0, true},
+        {"attention.output_scale", 1, true}, {"attention.value_scale", 1, true}, {"attention.temperature_scale", 0, true},
+        {"attention.temperature_length", 0, true}, {"attention.chunk_size", 0, true}, {"attention.key_length_swa", 0, true},
+        {"attention.value_length_swa", 0, true}, {"attention.kv_lora_rank", 0, true}, {"attention.q_lora_rank", 0, true},
+        {"attention.shared_kv_layers", 0, true}, {"expert_shared_count", 0, true}, {"expert_group_count", 0, true},
+        {"expert_group_used_count", 0, true}, {"expert_weights_scale", 1, true}, {"expert_gating_func", 1, true},
+        {"router_logit_softcapping", 0, true}, {"leading_dense_block_count", 0, true}, {"interleave_moe_layer_step", 1, true},
+        {"nextn_predict_layers", 0, true}, {"use_parallel_residual", 0, true}, {"swin_norm", 0, true},
+        {"rope.dimension_sections", 0, true}, {"rope.dimension_count_swa", 0, true}, {"rope.scaling.alpha", 0, true},
+        {"rope.scaling.yarn_log_multiplier", 0, true},
     };
     char key[KEY_MAX];
     for (size_t i = 0; i < ARRAY_LEN(keys); i++) {
@@ -348,8 +354,7 @@ static ak42_status check_neutral(const gguf_file *g, ak42_error *err) {
         if (v->type == GGUF_BOOL) number = v->content.data[0] != 0;
         else if (load_integer(&integer, v->type, v->content.data)) number = (float)integer;
         else if (v->type == GGUF_F32) number = load_f32(v->content.data);
-        /* Scales that say 0 say nothing, in the format's reference too. */
-        if ((double)number == keys[i].neutral || (number == 0.0f && v->type == GGUF_F32)) continue;
+        if ((double)number == keys[i].neutral || (number == 0.0f && keys[i].or_zero)) continue;
         return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: key %s: expected %g or none, found %s %g",
                          g->c->name, key, keys[i].neutral, type_names[v->type], (double)number);
     }

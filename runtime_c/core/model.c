@@ -130,7 +130,7 @@ static const float *bind_vector(binding *b, role role, uint32_t layer) {
     const tensor *t = find_role(b->model, role, layer);
     float *vector = b->vector;
     memcpy(vector, t->data, (size_t)t->nbytes);
-    b->vector += vector_bytes(t->dims[0]) / sizeof(float);
+    b->vector += vector_bytes(tensor_shape(t).columns) / sizeof(float);      /* some files have it as a matrix of one row */
     b->model->info.n_params += t->nbytes / sizeof(float);
     return vector;
 }
