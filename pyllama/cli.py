@@ -1,5 +1,5 @@
-"""The command `pyllama`: convert, inspect, verify, generate, chat, tokenize, perplexity, bench, doctor. Each command reads its options,
-calls the package's public functions and prints; console.py turns what they raise into exit codes. Results go to stdout,
+"""The command `pyllama`: convert, inspect, verify, generate, chat, tokenize, perplexity, bench, doctor. Each command reads its
+options, calls the package's public functions and prints; console.py turns what they raise into exit codes. Results go to stdout,
 everything else to stderr."""
 
 from __future__ import annotations
