@@ -17,7 +17,7 @@ from .families import AFTER, BEFORE, EXPERTS, HALF_SPLIT, INTERLEAVED, Facts
 from .families import ARCHITECTURES as FACTS
 
 __all__ = ["ARCHITECTURES", "HALF_SPLIT", "INTERLEAVED", "LLAMA", "Architecture", "Piece", "Role", "Tensor", "gguf_pieces",
-           "hf_names", "hf_pieces", "letter_sizes", "reorder", "reordered_rows"]
+           "hf_names", "hf_pieces", "letter_sizes", "reorder", "reordered_rows", "reordered_vector"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Role:
     gguf: str
     hf: str                                # "" where Hugging Face's format has none; of experts, with the expert's number as `{e}`
     shape: tuple[str, ...]                 # letters of format.md: D, H, Q = n_heads * head_dim, KV, V, R = rotary_dim / 2, ...
-    rope_heads: str = ""                   # "n_heads" or "n_kv_heads": the rows are rotated, as so many heads
+    rope_heads: str = ""                   # "n_heads" or "n_kv_heads": the rows (a vector's weights) are rotated, as so many heads
     need: str = ""                         # a rule of _NEEDS that says which models, and which layers, have it
     norm: bool = False                     # the weight of a norm
     exact: bool = False                    # it stays f32 whatever type the matrices get
@@ -54,7 +54,9 @@ _NEEDS: dict[str, Callable[[ModelConfig, int], bool]] = {
     "": lambda _config, _layer: True,
     "norms_before": _norms_before,
     "norms_after": _norms_after,
-    "qkv_bias": lambda config, _layer: config.facts.qkv_bias,
+    "qkv_bias": lambda config, _layer: config.facts.qkv_bias or config.attention_bias,
+    "out_bias": lambda config, _layer: config.attention_bias,
+    "mlp_bias": lambda config, layer: config.mlp_bias and not _is_expert_layer(config, layer),
     "qk_norm": lambda config, _layer: bool(config.facts.qk_norm),
     "dense": lambda config, layer: not _is_expert_layer(config, layer),
     "experts": _is_expert_layer,
@@ -72,12 +74,14 @@ ROLES = (
     Role("wq", "blk.{}.attn_q.weight", "model.layers.{}.self_attn.q_proj.weight", ("Q", "D"), rope_heads="n_heads"),
     Role("wk", "blk.{}.attn_k.weight", "model.layers.{}.self_attn.k_proj.weight", ("KV", "D"), rope_heads="n_kv_heads"),
     Role("wv", "blk.{}.attn_v.weight", "model.layers.{}.self_attn.v_proj.weight", ("KV", "D")),
-    Role("bq", "blk.{}.attn_q.bias", "model.layers.{}.self_attn.q_proj.bias", ("Q",), need="qkv_bias"),
-    Role("bk", "blk.{}.attn_k.bias", "model.layers.{}.self_attn.k_proj.bias", ("KV",), need="qkv_bias"),
+    Role("bq", "blk.{}.attn_q.bias", "model.layers.{}.self_attn.q_proj.bias", ("Q",), need="qkv_bias", rope_heads="n_heads"),
+    Role("bk", "blk.{}.attn_k.bias", "model.layers.{}.self_attn.k_proj.bias", ("KV",), need="qkv_bias",
+         rope_heads="n_kv_heads"),
     Role("bv", "blk.{}.attn_v.bias", "model.layers.{}.self_attn.v_proj.bias", ("KV",), need="qkv_bias"),
     Role("q_norm", "blk.{}.attn_q_norm.weight", "model.layers.{}.self_attn.q_norm.weight", ("QN",), need="qk_norm", norm=True),
     Role("k_norm", "blk.{}.attn_k_norm.weight", "model.layers.{}.self_attn.k_norm.weight", ("KN",), need="qk_norm", norm=True),
     Role("wo", "blk.{}.attn_output.weight", "model.layers.{}.self_attn.o_proj.weight", ("D", "Q")),
+    Role("bo", "blk.{}.attn_output.bias", "model.layers.{}.self_attn.o_proj.bias", ("D",), need="out_bias"),
     Role("att_post_norm", "blk.{}.post_attention_norm.weight", "model.layers.{}.post_attention_layernorm.weight", ("D",),
          need="norms_after", norm=True),
     Role("ffn_norm", "blk.{}.ffn_norm.weight", "model.layers.{}.post_attention_layernorm.weight", ("D",), need="norms_before",
@@ -85,6 +89,9 @@ ROLES = (
     Role("w1", "blk.{}.ffn_gate.weight", "model.layers.{}.mlp.gate_proj.weight", ("H", "D"), need="dense"),
     Role("w3", "blk.{}.ffn_up.weight", "model.layers.{}.mlp.up_proj.weight", ("H", "D"), need="dense"),
     Role("w2", "blk.{}.ffn_down.weight", "model.layers.{}.mlp.down_proj.weight", ("D", "H"), need="dense"),
+    Role("b1", "blk.{}.ffn_gate.bias", "model.layers.{}.mlp.gate_proj.bias", ("H",), need="mlp_bias"),
+    Role("b3", "blk.{}.ffn_up.bias", "model.layers.{}.mlp.up_proj.bias", ("H",), need="mlp_bias"),
+    Role("b2", "blk.{}.ffn_down.bias", "model.layers.{}.mlp.down_proj.bias", ("D",), need="mlp_bias"),
     Role("router", "blk.{}.ffn_gate_inp.weight", "model.layers.{}.mlp.gate.weight", ("E", "D"), need="experts", exact=True),
     Role("experts_w1", "blk.{}.ffn_gate_exps.weight", "model.layers.{}.mlp.experts.{e}.gate_proj.weight", ("E", "HE", "D"),
          need="experts"),
@@ -286,3 +293,10 @@ def reordered_rows(read: Callable[[int, int], np.ndarray], begin: int, end: int,
     first = begin // head_dim * head_dim
     last = -(-end // head_dim) * head_dim
     return read(first, last)[reorder(begin, end, head_dim, source, target) - first]
+
+
+def reordered_vector(row: np.ndarray, columns: int, head_dim: int, source: str, target: str) -> np.ndarray:
+    """The bias of such rows, uint8 (1, bytes): each of its weights stands where its row does."""
+    if source == target:
+        return row
+    return row.reshape(columns, -1)[reorder(0, columns, head_dim, source, target)].reshape(row.shape)

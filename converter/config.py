@@ -63,6 +63,8 @@ class ModelConfig:
     n_experts_used: int = 0
     expert_dim: int = 0
     experts_norm: bool = False     # the weights of a token's experts are made to add up to 1
+    attention_bias: bool = False   # q, k, v and attn_output have biases
+    mlp_bias: bool = False         # gate, up and down have
 
     @property
     def facts(self) -> Facts:
@@ -122,11 +124,12 @@ def shortest(value: float) -> float:
 
 # -- what two statements about one model have to share -----------------------------------------------------------------------
 
+BIASES = ("attention_bias", "mlp_bias")            # keys of config.json and fields
 ROPE_SCALING_FIELDS = ("rope_scaling", "rope_factor", "rope_low_freq", "rope_high_freq", "rope_original_ctx")
 _SAME = ("architecture", "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "vocab_size", "trained_ctx",
          "rope_theta", "norm_eps", "shared_classifier", "sliding_window", "rotary_dim", "rope_attn_factor", "rope_theta_local",
          "rope_long", "rope_short", "layer_flags", *SCALES, "n_experts", "n_experts_used", "expert_dim", "experts_norm",
-         *ROPE_SCALING_FIELDS)
+         "attention_bias", "mlp_bias", *ROPE_SCALING_FIELDS)
 
 
 def differences(stated: ModelConfig, carried: ModelConfig, ignore: tuple[str, ...] = ()) -> list[str]:
@@ -198,7 +201,8 @@ def config_from_hf(values: Mapping[str, Any], name: str = "config.json",
         rope_high_freq=rope.high_freq, rope_original_ctx=rope.original_ctx, hf_model_type=family.model_type,
         bos_id=tokens[0], eos_ids=tokens[1], pad_id=tokens[2], rope_attn_factor=rope.attn_factor,
         rope_theta_local=theta_local if window else 0.0, rope_long=rope.long, rope_short=rope.short,
-        layer_flags=flags_of(windowed, rotated, with_experts), **_hf_scales(fields, family, dim, head_dim), **experts)
+        layer_flags=flags_of(windowed, rotated, with_experts), **_hf_scales(fields, family, dim, head_dim), **experts,
+        **{key: fields.flag(key, False) for key in BIASES if key in family.reads})
     check_heads(fields, config, ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim"))
     return config, fields.finish()
 

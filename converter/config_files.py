@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .config import (
+    BIASES,
     MAX_DIM,
     MAX_EXPERTS,
     MAX_HEADS,
@@ -45,8 +46,8 @@ NEUTRAL_GGUF: dict[str, tuple[Any, ...]] = {
     "attention.output_scale": (0, 1), "attention.value_scale": (0, 1), "attention.temperature_scale": (0,),
     "attention.temperature_length": (0,), "attention.chunk_size": (0,), "attention.key_length_swa": (0,),
     "attention.value_length_swa": (0,), "attention.kv_lora_rank": (0,), "attention.q_lora_rank": (0,),
-    "attention.shared_kv_layers": (0,), "rope.dimension_sections": (0,), "rope.dimension_count_swa": (0,), "rope.scaling.alpha": (0,),
-    "rope.scaling.yarn_log_multiplier": (0,),
+    "attention.shared_kv_layers": (0,), "rope.dimension_sections": (0,), "rope.dimension_count_swa": (0,),
+    "rope.scaling.alpha": (0,), "rope.scaling.yarn_log_multiplier": (0,),
     "interleave_moe_layer_step": (0, 1), "nextn_predict_layers": (0,), "leading_dense_block_count": (0,),
 }
 # And those that the runtime reads or passes over.
@@ -106,6 +107,7 @@ def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: 
         hf_model_type=OF_GGUF.get(facts.name) or ("mixtral" if experts["n_experts"] else "mistral" if window else "llama"),
         bos_id=bos, eos_ids=eos, pad_id=pad, rope_theta_local=shortest(theta_local), layer_flags=flags, **rope, **experts,
         **_gguf_scales(fields, facts, dim, n_heads, head_dim, n_layers))
+    config = replace(config, **_biases(config.hf_model_type, shapes))
     if config.rotary_dim != head_dim and not FAMILIES[config.hf_model_type].partial_rotary:
         fields.unsupported("rope.dimension_count", f"only the head's own length ({head_dim}) is")
     if window and facts.name == "olmo2":
@@ -113,6 +115,12 @@ def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: 
     check_heads(fields, config, (f"{facts.name}.embedding_length", "attention.head_count", "attention.head_count_kv",
                                  "attention.key_length"))
     return config, fields.finish()
+
+
+def _biases(model_type: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, bool]:
+    """Which biases a model has, of those that its family may have: the first layer's tensors say it."""
+    tells = zip(BIASES, ("blk.0.attn_output.bias", "blk.0.ffn_gate.bias"), strict=True)
+    return {key: name in shapes and key in FAMILIES[model_type].reads for key, name in tells}
 
 
 def _gguf_layers(fields: Fields, facts: Facts, n_layers: int, window: int, experts: list[bool]) -> tuple[bool, tuple[int, ...]]:
@@ -339,9 +347,10 @@ def complete_ak42(config: ModelConfig, model_type: str, values: Mapping[str, Any
         raise UnsupportedError(f"{name}: section CONF: model_type: '{escape(model_type)}' is not supported, "
                                f"{', '.join(sorted(FAMILIES))} are")
     facts = ARCHITECTURES[FAMILIES[model_type].gguf]
+    config = replace(config, **_biases(model_type, shapes))
     expected = {"activation": ACTIVATIONS[facts.activation],
                 "model_flags": NORM_FLAGS[facts.norms] | FLAG_EXPERTS_NORM * config.experts_norm,
-                "QKV_BIAS": facts.qkv_bias, "QK_NORM": bool(facts.qk_norm)}
+                "QKV_BIAS": facts.qkv_bias or config.attention_bias, "QK_NORM": bool(facts.qk_norm)}
     flags = values["incompat_flags"]
     found = {key: values[key] for key in ("activation", "model_flags")}
     found |= {feature: bool(flags & INCOMPAT[feature]) for feature in ("QKV_BIAS", "QK_NORM")}

@@ -58,8 +58,8 @@ def _rope(config: ModelConfig) -> dict[str, Any]:
 
 # What a key says of a config.
 _VALUES: dict[str, Callable[[ModelConfig], Any]] = {
-    "attention_bias": lambda _config: False,
-    "mlp_bias": lambda _config: False,
+    "attention_bias": lambda config: config.attention_bias,
+    "mlp_bias": lambda config: config.mlp_bias,
     "sliding_window": lambda config: config.sliding_window or None,
     "use_sliding_window": lambda config: config.sliding_window > 0,
     "max_window_layers": lambda config: next((i for i, flag in enumerate(config.flags) if flag & WINDOW), config.n_layers),

@@ -34,7 +34,8 @@ class Facts:
     rope: str = INTERLEAVED        # how GGUF, and ak42 v3 after it, orders the rows of q and k
     activation: str = "silu"
     norms: str = BEFORE
-    qkv_bias: bool = False
+    qkv_bias: bool = False         # q, k and v have biases in all models
+    biased: bool = False           # llama.cpp reads the biases of all matrices that a model may have
     qk_norm: str = ""              # "head": each head by itself, "row": all together
     embedding_sqrt: bool = False   # the embedding is multiplied by sqrt(dim)
     scales: tuple[str, ...] = ()   # the fields of a config that its models may differ in
@@ -50,11 +51,11 @@ class Facts:
 
 
 ARCHITECTURES: dict[str, Facts] = {facts.name: facts for facts in (
-    Facts("llama", experts=True),
+    Facts("llama", experts=True, biased=True),
     Facts("qwen2", HALF_SPLIT, qkv_bias=True),
     Facts("qwen3", HALF_SPLIT, qk_norm="head"),
     Facts("qwen3moe", HALF_SPLIT, qk_norm="head", experts=True),
-    Facts("granite", scales=SCALES[:4], logit_divisor=True),
+    Facts("granite", biased=True, scales=SCALES[:4], logit_divisor=True),
     Facts("olmo2", HALF_SPLIT, norms=AFTER, qk_norm="row", full_period=4),
     Facts("smollm3", no_rope_period=4),
     Facts("gemma", HALF_SPLIT, "gelu_tanh", embedding_sqrt=True, norm_offset=1.0),
@@ -100,13 +101,13 @@ class Family:
     writes: tuple[str, ...] = ()           # keys of its config.json beside those that all have
 
 
-_PLAIN_BIAS = ("attention_bias", "mlp_bias")
+_BIAS, _BIASES = ("attention_bias",), ("attention_bias", "mlp_bias")
 _QWEN_WINDOW = ("use_sliding_window", "sliding_window", "max_window_layers", "layer_types")
 _GEMMA = {"tied": True, "activations": ("gelu_pytorch_tanh",), "trained_ctx": 8192, "head_dim": 256}
 _EXPERTS = ("num_experts_per_tok", "num_local_experts", "num_experts")
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in (
-    Family("llama", "LlamaConfig", "LlamaForCausalLM", writes=_PLAIN_BIAS),
+    Family("llama", "LlamaConfig", "LlamaForCausalLM", reads=_BIASES, writes=_BIASES),
     Family("mistral", "MistralConfig", "MistralForCausalLM", trained_ctx=131072, n_kv_heads=8, window="all", sliding_window=4096,
            writes=("sliding_window",)),
     Family("mixtral", "MixtralConfig", "MixtralForCausalLM", rope_theta=1e6, norm_eps=1e-5, trained_ctx=131072, n_kv_heads=8,
@@ -115,33 +116,33 @@ FAMILIES: dict[str, Family] = {family.model_type: family for family in (
     Family("qwen2", "Qwen2Config", "Qwen2ForCausalLM", "qwen2", trained_ctx=32768, n_kv_heads=32, window="from_layer",
            sliding_window=4096, reads=_QWEN_WINDOW, writes=_QWEN_WINDOW),
     Family("qwen3", "Qwen3Config", "Qwen3ForCausalLM", "qwen3", trained_ctx=32768, n_kv_heads=32, head_dim=128,
-           window="from_layer", sliding_window=4096, reads=_QWEN_WINDOW, writes=("attention_bias", *_QWEN_WINDOW)),
+           window="from_layer", sliding_window=4096, reads=(*_BIAS, *_QWEN_WINDOW), writes=(*_BIAS, *_QWEN_WINDOW)),
     Family("qwen3_moe", "Qwen3MoeConfig", "Qwen3MoeForCausalLM", "qwen3moe", trained_ctx=32768, n_kv_heads=4,
            window="if_used", sliding_window=4096, expert_keys=("num_experts", "num_local_experts"), n_experts=128,
            n_experts_used=8, expert_dim_key="moe_intermediate_size", expert_dim=768,
-           reads=(*_EXPERTS, "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step", "mlp_only_layers"),
-           writes=("attention_bias", "use_sliding_window", "sliding_window", "num_experts_per_tok", "num_experts",
+           reads=(*_BIAS, *_EXPERTS, "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step", "mlp_only_layers"),
+           writes=(*_BIAS, "use_sliding_window", "sliding_window", "num_experts_per_tok", "num_experts",
                    "moe_intermediate_size", "norm_topk_prob", "decoder_sparse_step", "mlp_only_layers")),
     Family("granite", "GraniteConfig", "GraniteForCausalLM", "granite",
-           reads=("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"),
-           writes=(*_PLAIN_BIAS, "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling")),
-    Family("olmo2", "Olmo2Config", "Olmo2ForCausalLM", "olmo2", norm_eps=1e-5, writes=("attention_bias",)),
+           reads=(*_BIASES, "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"),
+           writes=(*_BIASES, "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling")),
+    Family("olmo2", "Olmo2Config", "Olmo2ForCausalLM", "olmo2", norm_eps=1e-5, reads=_BIAS, writes=_BIAS),
     Family("smollm3", "SmolLM3Config", "SmolLM3ForCausalLM", "smollm3", rope_theta=2e6, trained_ctx=32768, n_kv_heads=4, tied=True,
            window="without_rope",
-           reads=("no_rope_layers", "no_rope_layer_interval", "use_sliding_window", "layer_types", "pretraining_tp"),
-           writes=(*_PLAIN_BIAS, "no_rope_layers", "use_sliding_window", "sliding_window", "layer_types")),
-    Family("gemma", "GemmaConfig", "GemmaForCausalLM", "gemma", n_kv_heads=16, writes=("attention_bias",),
+           reads=(*_BIASES, "no_rope_layers", "no_rope_layer_interval", "use_sliding_window", "layer_types", "pretraining_tp"),
+           writes=(*_BIASES, "no_rope_layers", "use_sliding_window", "sliding_window", "layer_types")),
+    Family("gemma", "GemmaConfig", "GemmaForCausalLM", "gemma", n_kv_heads=16, reads=_BIAS, writes=_BIAS,
            **{**_GEMMA, "activations": ("gelu_pytorch_tanh", "gelu")}),
     Family("gemma2", "Gemma2Config", "Gemma2ForCausalLM", "gemma2", n_kv_heads=4, window="pattern", sliding_window=4096,
            activation_key="hidden_activation",
-           reads=("attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "layer_types"),
-           writes=("attention_bias", "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
+           reads=(*_BIAS, "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "layer_types"),
+           writes=(*_BIAS, "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
                    "sliding_window", "layer_types"), **_GEMMA),
     Family("gemma3_text", "Gemma3TextConfig", "Gemma3ForCausalLM", "gemma3", n_kv_heads=4, window="pattern", sliding_window=4096,
            rope_theta=1e6, activation_key="hidden_activation",
-           reads=("final_logit_softcapping", "query_pre_attn_scalar", "layer_types", "rope_local_base_freq",
+           reads=(*_BIAS, "final_logit_softcapping", "query_pre_attn_scalar", "layer_types", "rope_local_base_freq",
                   "sliding_window_pattern"),
-           writes=("attention_bias", "final_logit_softcapping", "query_pre_attn_scalar", "sliding_window", "layer_types",
+           writes=(*_BIAS, "final_logit_softcapping", "query_pre_attn_scalar", "sliding_window", "layer_types",
                    "rope_local_base_freq"), **{**_GEMMA, "trained_ctx": 131072}),
     Family("phi3", "Phi3Config", "Phi3ForCausalLM", "phi3", norm_eps=1e-5, trained_ctx=4096, window="all", partial_rotary=True,
            rope_types=("default", "longrope", "su"), original_ctx=4096, reads=("partial_rotary_factor",),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .arch import Tensor, reordered_rows
+from .arch import Tensor, reordered_rows, reordered_vector
 from .blocks import nest_absmax
 from .errors import ConvertError, RefusedError, escape
 from .quant import NF4_BLOCK, NF4_DQ, TYPES, WeightType, nest_rows
@@ -41,8 +41,8 @@ class TensorStream:
         self._columns = tensor.shape[-1]
         self._read = partial(source.read, tensor.name)
         if tensor.role.rope_heads:
-            own_rope = source.rope_layout
-            self._read = partial(_reordered, self._read, head_dim, own_rope, rope)
+            reordered = _reordered if len(tensor.shape) > 1 else partial(_reordered_vector, self._columns)
+            self._read = partial(reordered, self._read, head_dim, source.rope_layout, rope)
         self._offset = offset
         same = (self._own, self._own_group) == (kind, group)
         self._raw = same and not offset
@@ -176,6 +176,11 @@ def constant_rows(rows: np.ndarray, begin: int, end: int) -> np.ndarray:
 
 def _reordered(read: Callable[[int, int], np.ndarray], head_dim: int, source: str, target: str, begin: int, end: int) -> np.ndarray:
     return reordered_rows(read, begin, end, head_dim, source, target)
+
+
+def _reordered_vector(columns: int, read: Callable[[int, int], np.ndarray], head_dim: int, source: str, target: str, begin: int,
+                      end: int) -> np.ndarray:
+    return reordered_vector(read(begin, end), columns, head_dim, source, target) if begin < end else read(begin, end)
 
 
 def _is_exact(own: WeightType, wanted: WeightType) -> bool:

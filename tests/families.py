@@ -73,6 +73,20 @@ FAMILIES: dict[str, FamilySpec] = {
                                                                "short_factor": SHORT[:8],
                                                                "original_max_position_embeddings": 32}}, seed=20),
 }
+FAMILIES |= {
+    "llama-bias": FamilySpec("Llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 16}, seed=21),
+    "granite-bias": FamilySpec("Granite", {"attention_bias": True, "mlp_bias": True, "residual_multiplier": 0.6,
+                                           "attention_multiplier": 0.2}, gguf="granite", seed=22),
+    "smollm3-bias": FamilySpec("SmolLM3", {"attention_bias": True, "mlp_bias": True}, gguf="smollm3", seed=23),
+    "olmo2-bias": FamilySpec("Olmo2", {"attention_bias": True}, gguf="olmo2", seed=24),
+    "qwen3-bias": FamilySpec("Qwen3", {"attention_bias": True, "head_dim": 16}, gguf="qwen3", seed=25),
+    "qwen3-moe-bias": FamilySpec("Qwen3Moe", {"attention_bias": True, "head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2,
+                                              "moe_intermediate_size": 36}, gguf="qwen3moe", seed=26),
+    "gemma3-bias": FamilySpec("Gemma3", {"attention_bias": True, "head_dim": 16, "sliding_window": 11, "query_pre_attn_scalar": 16},
+                              config_class="Gemma3TextConfig", gguf="gemma3", seed=27),
+    "llama-mlp-bias": FamilySpec("Llama", {"mlp_bias": True, "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
+                                           "rms_norm_eps": 1e-5}, seed=28),
+}
 NO_GGUF = ("llama-dynamic",)                        # GGUF has no key for it
 
 

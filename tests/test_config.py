@@ -207,8 +207,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("model_type", "bloom", "model_type: 'bloom' is not supported, gemma, gemma2, "),
     ("model_type", 7, "model_type: expected a name, found 7"),
     ("hidden_act", "gelu", "hidden_act: 'gelu' is not supported, only 'silu' is"),
-    ("attention_bias", True, "attention_bias: true is not supported, only false is"),
-    ("mlp_bias", True, "mlp_bias: true is not supported, only false is"),
+    ("attention_bias", 1, "attention_bias: expected true or false, found 1"),
+    ("mlp_bias", "no", "mlp_bias: expected true or false, found 'no'"),
+    ("lm_head_bias", True, "lm_head_bias: true is not supported, only false is"),
     ("pretraining_tp", 2, "pretraining_tp: 2 is not supported, only 1 is"),
     ("partial_rotary_factor", 0.5, "partial_rotary_factor: 0.5 is not supported, only 1 is"),
     (
@@ -309,8 +310,9 @@ def test_the_three_kinds_of_problem_are_three_messages_in_one_line() -> None:
 
 
 def test_what_is_only_unsupported_is_an_unsupported_error() -> None:
-    assert isinstance(refused(hf(attention_bias=True, mlp_bias=True)), UnsupportedError)
-    assert isinstance(refused(hf(attention_bias=1)), UnsupportedError)
+    assert isinstance(refused(hf(lm_head_bias=True, qkv_bias=True)), UnsupportedError)
+    assert isinstance(refused(hf(lm_head_bias=1)), UnsupportedError)
+    assert isinstance(refused(hf("mistral", attention_bias=True)), UnsupportedError)
 
 
 def test_nothing_names_the_architecture() -> None:

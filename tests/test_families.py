@@ -93,7 +93,7 @@ def test_a_gguf_gives_the_same_bits(case: Callable[[str], Case], name: str) -> N
 
 # ---- the same bits ----
 
-SHAPED = ("qwen2-window", "olmo2", "gemma3", "phi4-mini", "qwen3-moe", "granite")       # every new op among them
+SHAPED = ("llama-bias", "qwen2-window", "olmo2", "gemma3", "phi4-mini", "qwen3-moe", "granite")       # every new op among them
 
 
 @pytest.mark.parametrize("name", SHAPED)
@@ -201,7 +201,7 @@ def test_dynamic_rope_grows_with_the_context_of_the_session(case: Callable[[str]
 
 @pytest.mark.parametrize(("name", "said"), [
     ("qwen2-window", "sliding window of 13"), ("smollm3-listed", "every fourth layer"), ("gemma2", "attention scale"),
-    ("phi3", "sliding window of 21"), ("qwen3-moe-mixed", "experts in every layer"), ("qwen2-yarn", "beta_fast and beta_slow")])
+    ("phi3", "sliding window of 21"), ("qwen3-moe-mixed", "experts in every layer"), ("qwen2-yarn", "beta_fast and beta_slow"), ("smollm3-bias", "no biases of attn_output")])
 def test_what_llama_cpp_will_not_do_is_said(name: str, said: str, tmp_path: Path) -> None:
     report = converter.convert(families.make(tmp_path / "hf", families.FAMILIES[name]), tmp_path / "m.gguf")
     assert any(said in warning and "llama.cpp" in warning for warning in report.warnings), report.warnings

@@ -352,7 +352,8 @@ def test_factors_of_one_are_no_scaling() -> None:
         ({"num_hidden_layers": 3}, "ak42.config and the file's own keys disagree: n_layers 2 and 3"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "disagree: rope_theta 10000.0 and 500000.0"),
         ({"tie_word_embeddings": False}, "disagree: shared_classifier true and false"),
-        ({"attention_bias": True}, "ak42.config: attention_bias: true is not supported"),
+        ({"attention_bias": True}, "ak42.config and the file's own keys disagree: attention_bias false and true"),
+        ({"lm_head_bias": True}, "ak42.config: lm_head_bias: true is not supported"),
     ],
 )
 def test_a_carried_config_says_the_same_as_the_file(tmp_path: Path, change: dict[str, Any], text: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..arch import ARCHITECTURES, HALF_SPLIT, Tensor, hf_pieces, reorder
+from ..arch import ARCHITECTURES, HALF_SPLIT, Tensor, hf_pieces, reorder, reordered_vector
 from ..errors import FormatError, UnsupportedError, UsageError, escape
 from ..quant import TYPES, WeightType
 from .peft_adapter import LowRank, PeftAdapter, Replacement
@@ -137,14 +137,18 @@ class LoraSource:
         values = own.decode(data, shape[-1], group)
         tensor = self._tensors[name]
         rows = np.arange(begin, end)               # as Hugging Face has them
-        if tensor.role.rope_heads:
+        vector = len(tensor.shape) == 1
+        if tensor.role.rope_heads and not vector:
             rows = reorder(begin, end, self.config.head_dim, HALF_SPLIT, self.rope_layout)
         for one in self._changes[name]:
             chosen = (rows >= one.first) & (rows < one.first + one.count)
             if chosen.any():
                 theirs = rows[chosen] - one.first + one.begin
                 values[chosen] = self._changed(kind, values[chosen], one.change, theirs, tensor)
-        return kind.encode(values)
+        encoded = kind.encode(values)
+        if tensor.role.rope_heads and vector:
+            return reordered_vector(encoded, tensor.shape[0], self.config.head_dim, HALF_SPLIT, self.rope_layout)
+        return encoded
 
     def _changed(self, kind: WeightType, values: np.ndarray, change: LowRank | Replacement, rows: np.ndarray,
                  tensor: Tensor) -> np.ndarray:

@@ -67,6 +67,8 @@ def fits(config: ModelConfig, version: int) -> list[str]:
     if version == 3:
         return []
     problems = [f"{feature}: expected none, found it" for feature in features(config) if feature not in _CHECKED]
+    if config.mlp_bias:
+        problems.append("mlp_bias: expected none, found it")
 
     def expect(field: str, expected: object, found: object) -> None:
         if expected != found:

@@ -95,7 +95,7 @@ def features(config: ModelConfig) -> list[str]:
         "ROPE_SCALING": config.rope_scaling != "none" or config.rope_attn_factor != 1,
         "NORM_EPS": np.float32(config.norm_eps) != np.float32(OLD_NORM_EPS),
         "HEAD_DIM": config.head_dim * config.n_heads != config.dim,
-        "QKV_BIAS": facts.qkv_bias,
+        "QKV_BIAS": facts.qkv_bias or config.attention_bias,
         "QK_NORM": bool(facts.qk_norm),
         "SLIDING_WINDOW": config.sliding_window > 0,
         "ACTIVATION": facts.activation != "silu",

@@ -83,6 +83,9 @@ def warnings(plan: Plan) -> list[str]:
     if config.rope_scaling == "yarn" and (config.rope_high_freq, config.rope_low_freq) != (YARN_BETA_FAST, YARN_BETA_SLOW):
         lines.append(f"llama.cpp takes yarn's beta_fast and beta_slow to be {YARN_BETA_FAST:g} and {YARN_BETA_SLOW:g} whatever the "
                      f"file says, and this model has {config.rope_high_freq:g} and {config.rope_low_freq:g}")
+    if (config.attention_bias or config.mlp_bias) and not facts.biased:
+        lines.append("llama.cpp has no biases of attn_output, ffn_gate, ffn_up and ffn_down for this architecture: it will not "
+                     "open the file")
     if config.n_experts and not config.experts_norm:
         lines.append("llama.cpp makes the weights of a token's experts add up to 1, which this model does not")
     if config.n_experts and any(not flag & EXPERTS for flag in config.flags):

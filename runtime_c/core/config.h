@@ -34,7 +34,8 @@ typedef struct model_config {
     uint32_t rope_original_ctx;
     float rope_attn_factor;        /* cos and sin are multiplied by it; 1: none */
     uint32_t activation, model_flags;
-    bool qkv_bias;                 /* q, k and v have biases */
+    bool qkv_bias;                 /* q, k and v have biases, */
+    bool out_bias, mlp_bias;       /* wo has, w1, w2 and w3 have; what the tensors say */
     bool qk_norm;                  /* q and k are normalised before they are rotated, */
     bool qk_norm_row;              /* all heads together; else each by itself */
     uint32_t n_experts, n_experts_used;      /* 0: every layer is dense */

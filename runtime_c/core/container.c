@@ -142,6 +142,10 @@ void container_read_shapes(container *c) {
         const tensor *gate = container_find(c, name);
         if (gate && gate->n_dims == 3 && gate->dims[1] <= CONFIG_MAX_DIM) m->expert_dim = (uint32_t)gate->dims[1];
     }
+    role_name(name, ROLE_BO, 0);
+    m->out_bias = container_find(c, name);
+    role_name(name, ROLE_B1, 0);
+    m->mlp_bias = container_find(c, name);
     role_name(name, ROLE_Q_NORM, 0);
     const tensor *norm = container_find(c, name);
     m->qk_norm_row = norm && norm->n_dims == 1 && norm->dims[0] != m->head_dim;

@@ -63,7 +63,8 @@ const tensor *container_find(const container *c, const char *name);
 /* Sorts the tensors by name, as container_find needs them; FORMAT where a name stands there twice. Each reader's last word. */
 ak42_status container_sort(container *c, ak42_error *err);
 
-/* Widths that no field of a file says and its tensors do, into the config: an expert's, and what q and k are normalised over.
+/* What no field of a file says and its tensors do, into the config: an expert's width, what q and k are normalised over, and
+ * biases other than q's, k's and v's.
  * model.c checks every tensor against them. */
 void container_read_shapes(container *c);
 

@@ -6,7 +6,7 @@
 #include "config.h"
 
 enum {
-    FAMILY_QKV_BIAS = 1,           /* biases of q, k and v */
+    FAMILY_QKV_BIAS = 1,           /* biases of q, k and v; others may have them too */
     FAMILY_QK_NORM = 2,            /* norms of q and k */
     FAMILY_EMBEDDING_SQRT = 4,     /* the embedding is multiplied by sqrt(dim) */
     FAMILY_SCALES = 8,             /* its keys may scale embedding, residuals, attention and logits; logit_scale divides */

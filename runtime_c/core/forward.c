@@ -3,19 +3,21 @@
  * the layer (a bias, a norm, experts), never of the model's name. How an op is computed is the device's business (ops.h). */
 #include "ops.h"
 
-/* x = x + residual_scale * norm(W in), the end of a block; most models have neither scale nor norm. */
-static void add_block(const ops *ops, exec *e, const matrix *w, buffer in, const float *norm) {
+/* x = x + residual_scale * norm(W in + bias), the end of a block; most models have no scale, norm or bias. */
+static void add_block(const ops *ops, exec *e, const matrix *w, const float *bias, buffer in, const float *norm) {
     const float scale = e->model->config.residual_scale;
+    const buffer x = BUFFER_X, y = BUFFER_Y;
     if (!norm && scale == 1.0f) {
-        ops->matmul_add(e, BUFFER_X, w, in);
+        ops->matmul_add(e, x, w, in);
+        if (bias) ops->add_bias(e, &x, &bias, 1);
         return;
     }
-    const buffer y = BUFFER_Y;
     ops->norm_matmul(e, &y, &w, 1, in, NULL);
+    if (bias) ops->add_bias(e, &y, &bias, 1);
     ops->norm_add(e, BUFFER_X, BUFFER_Y, norm, scale);
 }
 
-/* x = x + Wo attention(Wq n, Wk n, Wv n)   with   n = norm(x) */
+/* x = x + Wo attention(Wq n, Wk n, Wv n)   with   n = norm(x), and biases where a model has them */
 static void attention_block(const ops *ops, exec *e, const layer *layer, uint32_t i) {
     const buffer qkv[] = {BUFFER_Q, BUFFER_K, BUFFER_V};
     const matrix *const wqkv[] = {&layer->wq, &layer->wk, &layer->wv};
@@ -29,7 +31,21 @@ static void attention_block(const ops *ops, exec *e, const layer *layer, uint32_
 
     /* att = softmax(q K^T * attention_scale) V                (n_rows, n_heads * head_dim) */
     ops->attention(e, BUFFER_ATT, BUFFER_Q, i);
-    add_block(ops, e, &layer->wo, BUFFER_ATT, layer->att_post_norm);
+    add_block(ops, e, &layer->wo, layer->bo, BUFFER_ATT, layer->att_post_norm);
+}
+
+/* h = act(W1 n + b1) * (W3 n + b3)   with   n = norm(x) */
+static void gate_up(const ops *ops, exec *e, const layer *layer) {
+    if (!layer->b1) {
+        ops->norm_gate_up(e, BUFFER_H, &layer->w1, &layer->w3, BUFFER_X, layer->ffn_norm);
+        return;
+    }
+    const buffer both[] = {BUFFER_H, BUFFER_U};
+    const matrix *const w[] = {&layer->w1, &layer->w3};
+    const float *const bias[] = {layer->b1, layer->b3};
+    ops->norm_matmul(e, both, w, 2, BUFFER_X, layer->ffn_norm);
+    ops->add_bias(e, both, bias, 2);
+    ops->gate(e, BUFFER_H, BUFFER_U);
 }
 
 /* x = x + W2 (act(W1 n) * W3 n)   with   n = norm(x), or the same of a few experts */
@@ -39,8 +55,8 @@ static void feed_forward_block(const ops *ops, exec *e, const layer *layer) {
         ops->norm_add(e, BUFFER_X, BUFFER_Y, layer->ffn_post_norm, e->model->config.residual_scale);
         return;
     }
-    ops->norm_gate_up(e, BUFFER_H, &layer->w1, &layer->w3, BUFFER_X, layer->ffn_norm);
-    add_block(ops, e, &layer->w2, BUFFER_H, layer->ffn_post_norm);
+    gate_up(ops, e, layer);
+    add_block(ops, e, &layer->w2, layer->b2, BUFFER_H, layer->ffn_post_norm);
 }
 
 bool forward(const ops *ops, exec *e) {

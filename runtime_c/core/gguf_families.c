@@ -12,7 +12,8 @@ void gguf_family_defaults(const gguf_file *g) {
     m->activation = f->activation;
     m->model_flags = f->model_flags;
     m->rope_theta_local = f->rope_theta_local;
-    m->qkv_bias = f->flags & FAMILY_QKV_BIAS;
+    /* in the reference reader all families but that one may have them or not */
+    m->qkv_bias = f->flags & FAMILY_QKV_BIAS || container_find(g->c, "blk.0.attn_q.bias");
     m->qk_norm = f->flags & FAMILY_QK_NORM;
 }
 

@@ -193,6 +193,10 @@ static void bind_layer(binding *b, uint32_t i) {
     l->bq = bind_vector(b, ROLE_BQ, i);
     l->bk = bind_vector(b, ROLE_BK, i);
     l->bv = bind_vector(b, ROLE_BV, i);
+    l->bo = bind_vector(b, ROLE_BO, i);
+    l->b1 = bind_vector(b, ROLE_B1, i);
+    l->b2 = bind_vector(b, ROLE_B2, i);
+    l->b3 = bind_vector(b, ROLE_B3, i);
     l->q_norm = bind_vector(b, ROLE_Q_NORM, i);
     l->k_norm = bind_vector(b, ROLE_K_NORM, i);
     bind_matrix(b, &l->wq, ROLE_WQ, i);

@@ -35,7 +35,8 @@ typedef struct layer {
     const float *ffn_norm;         /* (dim) */
     const float *att_post_norm;    /* (dim), behind Wo */
     const float *ffn_post_norm;    /* (dim), behind W2 */
-    const float *bq, *bk, *bv;     /* biases of wq, wk, wv */
+    const float *bq, *bk, *bv, *bo;          /* biases of wq, wk, wv and wo */
+    const float *b1, *b2, *b3;     /* biases of w1, w2 and w3, all or none */
     const float *q_norm, *k_norm;  /* (head_dim), or all heads of a row */
     matrix wq;                     /* (n_heads * head_dim, dim) */
     matrix wk, wv;                 /* (n_kv_heads * head_dim, dim) */

@@ -33,6 +33,7 @@ typedef enum buffer {
     BUFFER_K, BUFFER_V,                /* (n_kv_heads * head_dim) */
     BUFFER_ATT,                        /* what attention gives, (n_heads * head_dim) */
     BUFFER_H,                          /* inside the feed-forward, (hidden_dim) */
+    BUFFER_U,                          /* what gates it, where that is not done at once, (hidden_dim) */
     BUFFER_Y,                          /* what a block gives, where more is done with it than adding it to x, (dim) */
     BUFFER_N,                          /* experts: x normalised, (dim) */
     BUFFER_R,                          /* experts: what the router says, (n_experts) */
@@ -46,7 +47,7 @@ typedef struct ops {
     void (*embed)(exec *e, buffer x, const matrix *embedding);
     /* out[i] = w[i] * norm(x), for n matrices. A norm of NULL is none, here and below. */
     void (*norm_matmul)(exec *e, const buffer *out, const matrix *const *w, uint32_t n, buffer x, const float *norm);
-    /* out[i] += bias[i], for n vectors. */
+    /* out[i] += bias[i], for n vectors as wide as their buffers. */
     void (*add_bias)(exec *e, const buffer *out, const float *const *bias, uint32_t n);
     /* q = norm(q), k = norm(k): each head by itself, or all of a row together (model_config.qk_norm_row). */
     void (*norm_qk)(exec *e, buffer q, buffer k, const float *q_norm, const float *k_norm);
@@ -60,6 +61,8 @@ typedef struct ops {
     void (*norm_add)(exec *e, buffer x, buffer y, const float *norm, float scale);
     /* out = act(w1 * norm(x)) * (w3 * norm(x)), act the model's activation */
     void (*norm_gate_up)(exec *e, buffer out, const matrix *w1, const matrix *w3, buffer x, const float *norm);
+    /* h = act(h) * u */
+    void (*gate)(exec *e, buffer h, buffer u);
     /* y = sum over the experts chosen by the router, of each its share times w2 * (act(w1 * norm(x)) * (w3 * norm(x))). */
     void (*experts)(exec *e, buffer y, const layer *layer, buffer x, const float *norm);
     /* logits = logit_scale * head * norm(x), capped, of the rows that want them. */

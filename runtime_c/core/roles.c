@@ -5,8 +5,8 @@
 
 /* What of a config asks for a tensor. */
 typedef enum need {
-    NEED_ALWAYS, NEED_NORM_BEFORE, NEED_NORM_AFTER, NEED_QKV_BIAS, NEED_QK_NORM, NEED_DENSE, NEED_EXPERTS,
-    NEED_FACTORS, NEED_LONGROPE, NEED_HEAD
+    NEED_ALWAYS, NEED_NORM_BEFORE, NEED_NORM_AFTER, NEED_QKV_BIAS, NEED_OUT_BIAS, NEED_MLP_BIAS, NEED_QK_NORM, NEED_DENSE,
+    NEED_EXPERTS, NEED_FACTORS, NEED_LONGROPE, NEED_HEAD
 } need;
 
 typedef struct role_info {
@@ -30,11 +30,15 @@ static const role_info table[ROLE_COUNT] = {
     [ROLE_Q_NORM] = {"attn_q_norm.weight", true, true, NEED_QK_NORM},
     [ROLE_K_NORM] = {"attn_k_norm.weight", true, true, NEED_QK_NORM},
     [ROLE_WO] = {"attn_output.weight", true, false, NEED_ALWAYS},
+    [ROLE_BO] = {"attn_output.bias", true, true, NEED_OUT_BIAS},
     [ROLE_ATT_POST_NORM] = {"post_attention_norm.weight", true, true, NEED_NORM_AFTER},
     [ROLE_FFN_NORM] = {"ffn_norm.weight", true, true, NEED_NORM_BEFORE},
     [ROLE_W1] = {"ffn_gate.weight", true, false, NEED_DENSE},
     [ROLE_W3] = {"ffn_up.weight", true, false, NEED_DENSE},
     [ROLE_W2] = {"ffn_down.weight", true, false, NEED_DENSE},
+    [ROLE_B1] = {"ffn_gate.bias", true, true, NEED_MLP_BIAS},
+    [ROLE_B3] = {"ffn_up.bias", true, true, NEED_MLP_BIAS},
+    [ROLE_B2] = {"ffn_down.bias", true, true, NEED_MLP_BIAS},
     [ROLE_ROUTER] = {"ffn_gate_inp.weight", true, false, NEED_EXPERTS},
     [ROLE_EXPERTS_W1] = {"ffn_gate_exps.weight", true, false, NEED_EXPERTS},
     [ROLE_EXPERTS_W3] = {"ffn_up_exps.weight", true, false, NEED_EXPERTS},
@@ -53,6 +57,8 @@ static bool is_needed(need need, const model_config *c, uint32_t layer) {
     case NEED_NORM_BEFORE: return !(c->model_flags & MODEL_NORM_AFTER);
     case NEED_NORM_AFTER: return c->model_flags & (MODEL_NORM_AFTER | MODEL_NORM_BOTH);
     case NEED_QKV_BIAS: return c->qkv_bias;
+    case NEED_OUT_BIAS: return c->out_bias;
+    case NEED_MLP_BIAS: return c->mlp_bias && !(c->layer_flags[layer] & LAYER_EXPERTS);
     case NEED_QK_NORM: return c->qk_norm;
     case NEED_DENSE: return !(c->layer_flags[layer] & LAYER_EXPERTS);
     case NEED_EXPERTS: return c->layer_flags[layer] & LAYER_EXPERTS;
@@ -81,7 +87,8 @@ role_dims role_shape(role role, const model_config *c) {
         [ROLE_ATT_NORM] = {1, 1, dim}, [ROLE_FFN_NORM] = {1, 1, dim}, [ROLE_NORM] = {1, 1, dim},
         [ROLE_ATT_POST_NORM] = {1, 1, dim}, [ROLE_FFN_POST_NORM] = {1, 1, dim},
         [ROLE_WQ] = {1, q, dim}, [ROLE_WK] = {1, kv, dim}, [ROLE_WV] = {1, kv, dim}, [ROLE_WO] = {1, dim, q},
-        [ROLE_BQ] = {1, 1, q}, [ROLE_BK] = {1, 1, kv}, [ROLE_BV] = {1, 1, kv},
+        [ROLE_BQ] = {1, 1, q}, [ROLE_BK] = {1, 1, kv}, [ROLE_BV] = {1, 1, kv}, [ROLE_BO] = {1, 1, dim},
+        [ROLE_B1] = {1, 1, c->hidden_dim}, [ROLE_B3] = {1, 1, c->hidden_dim}, [ROLE_B2] = {1, 1, dim},
         [ROLE_Q_NORM] = {1, 1, c->qk_norm_row ? q : c->head_dim},
         [ROLE_K_NORM] = {1, 1, c->qk_norm_row ? kv : c->head_dim},
         [ROLE_W1] = {1, c->hidden_dim, dim}, [ROLE_W3] = {1, c->hidden_dim, dim}, [ROLE_W2] = {1, dim, c->hidden_dim},

@@ -13,8 +13,8 @@ typedef enum role {
     ROLE_ROPE_FREQS,               /* divisors of the rotary frequencies */
     ROLE_ROPE_LONG, ROLE_ROPE_SHORT,         /* longrope's: in a long context, and in the original one */
     ROLE_ATT_NORM, ROLE_WQ, ROLE_WK, ROLE_WV, ROLE_BQ, ROLE_BK, ROLE_BV,
-    ROLE_Q_NORM, ROLE_K_NORM, ROLE_WO, ROLE_ATT_POST_NORM,
-    ROLE_FFN_NORM, ROLE_W1, ROLE_W3, ROLE_W2,
+    ROLE_Q_NORM, ROLE_K_NORM, ROLE_WO, ROLE_BO, ROLE_ATT_POST_NORM,
+    ROLE_FFN_NORM, ROLE_W1, ROLE_W3, ROLE_W2, ROLE_B1, ROLE_B3, ROLE_B2,
     ROLE_ROUTER, ROLE_EXPERTS_W1, ROLE_EXPERTS_W3, ROLE_EXPERTS_W2, ROLE_FFN_POST_NORM,
     ROLE_NORM,
     ROLE_HEAD,

@@ -1,5 +1,5 @@
 /* cpu_norms.c: the small steps between the matrix products that only some models have: biases, norms of q and k, norms behind a
- * block. Rows are shared out over the threads; a row is computed by one of them in the order of its columns. Called through the
+ * block, gates behind biases. Rows are shared out over the threads; a row is computed by one of them in the order of its columns. Called through the
  * table of ops. */
 #include "workspace.h"
 
@@ -8,10 +8,17 @@ void rows_of_thread(const exec *e, uint32_t n_rows, uint32_t *begin, uint32_t *e
     *end = (uint32_t)((uint64_t)n_rows * (e->team->thread + 1) / e->team->n_threads);
 }
 
-/* Columns of the outputs of wq, wk and wv. */
+/* Columns of a buffer that a matrix has filled. */
 static uint32_t width_of(const exec *e, buffer b) {
     const model_config *c = &e->model->config;
-    return (b == BUFFER_Q ? c->n_heads : c->n_kv_heads) * c->head_dim;
+    switch (b) {
+    case BUFFER_Q: return c->n_heads * c->head_dim;
+    case BUFFER_K:
+    case BUFFER_V: return c->n_kv_heads * c->head_dim;
+    case BUFFER_H:
+    case BUFFER_U: return c->hidden_dim;
+    default: return c->dim;
+    }
 }
 
 void cpu_add_bias(exec *e, const buffer *out, const float *const *bias, uint32_t n) {
@@ -23,6 +30,15 @@ void cpu_add_bias(exec *e, const buffer *out, const float *const *bias, uint32_t
             const uint32_t width = width_of(e, out[i]);
             for (uint32_t k = 0; k < width; k++) x[k] += bias[i][k];
         }
+    team_barrier(e->team);
+}
+
+void cpu_gate(exec *e, buffer h, buffer u) {
+    const uint32_t width = (uint32_t)round_up(width_of(e, h), PANEL_ROWS);
+    uint32_t begin, end;
+    rows_of_thread(e, e->batch->n_rows, &begin, &end);
+    for (uint32_t row = begin; row < end; row++)
+        e->model->gate_mul(buffer_row(e, h, row), buffer_row(e, h, row), buffer_row(e, u, row), width);
     team_barrier(e->team);
 }
 

@@ -51,6 +51,7 @@ const ops cpu_ops = {
     .matmul_add = cpu_matmul_add,
     .norm_add = cpu_norm_add,
     .norm_gate_up = cpu_norm_gate_up,
+    .gate = cpu_gate,
     .experts = cpu_experts,
     .logits = cpu_logits,
 };
@@ -95,6 +96,7 @@ static void lay_out(workspace *ws, arena *a, const needs *n, uint32_t n_threads)
         [BUFFER_X] = c->dim, [BUFFER_Q] = (size_t)c->n_heads * c->head_dim, [BUFFER_K] = (size_t)c->n_kv_heads * c->head_dim,
         [BUFFER_V] = (size_t)c->n_kv_heads * c->head_dim, [BUFFER_ATT] = (size_t)c->n_heads * c->head_dim,
         [BUFFER_H] = c->expert_dim > c->hidden_dim ? c->expert_dim : c->hidden_dim,
+        [BUFFER_U] = c->mlp_bias ? c->hidden_dim : 0,
         [BUFFER_Y] = has_block_ends(c) ? c->dim : 0,
         [BUFFER_N] = c->n_experts ? c->dim : 0, [BUFFER_R] = c->n_experts,
         [BUFFER_G] = c->n_experts ? c->dim : 0, [BUFFER_E] = c->n_experts ? c->dim : 0,

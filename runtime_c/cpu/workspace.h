@@ -83,6 +83,7 @@ void cpu_matmul_add(exec *e, buffer x, const matrix *w, buffer in);
 void cpu_norm_gate_up(exec *e, buffer out, const matrix *w1, const matrix *w3, buffer x, const float *norm);
 void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm);
 void cpu_add_bias(exec *e, const buffer *out, const float *const *bias, uint32_t n);
+void cpu_gate(exec *e, buffer h, buffer u);
 void cpu_norm_qk(exec *e, buffer q, buffer k, const float *q_norm, const float *k_norm);
 void cpu_norm_add(exec *e, buffer x, buffer y, const float *norm, float scale);
 void cpu_experts(exec *e, buffer y, const layer *layer, buffer x, const float *norm);
