@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import escape
 from .families import Family
-from .fields import Fields, show
+from .fields import LARGEST_F32, Fields, show
 
 if TYPE_CHECKING:
     from .config import ModelConfig
@@ -96,7 +96,8 @@ def read_rope(fields: Fields, family: Family, sizes: Sizes) -> tuple[Rope, float
 
 def _agreed(fields: Fields, family: Family, blocks: list[tuple[str, Mapping[str, Any], Rope]], sizes: Sizes) -> Rope:
     """One rope of what both schemas say."""
-    thetas = {key: block["rope_theta"] for key, block, _rope in blocks if isinstance(block.get("rope_theta"), (int, float))}
+    thetas = {key: block["rope_theta"] for key, block, _rope in blocks
+              if isinstance(block.get("rope_theta"), (int, float)) and 0 < block["rope_theta"] < LARGEST_F32}
     if fields.has("rope_theta"):
         thetas["rope_theta"] = fields.number("rope_theta")
     if len(set(thetas.values())) > 1:

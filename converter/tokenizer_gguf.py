@@ -96,6 +96,8 @@ def _read_bpe(vocab: Vocab, metadata: Mapping[str, Any]) -> Vocab:
 def _read_exact(value: Any) -> Vocab:
     from .tokenizer_tokn import read_tokn
 
+    if isinstance(value, str | int | float):
+        raise FormatError(f"{EXACT}: expected an array of bytes, found {type(value).__name__}")
     try:
         return read_tokn(bytes(value))
     except (TypeError, ValueError) as error:
@@ -166,6 +168,8 @@ def _numbers(metadata: Mapping[str, Any], key: str, count: int) -> Sequence[Any]
         raise FormatError(f"{PREFIX}{key}: expected one for each of {count} tokens, found {len(values)}")
     if any(isinstance(value, str | bytes) for value in values[:1]):
         raise FormatError(f"{PREFIX}{key}: expected numbers, found strings")
+    if key == "token_type" and not all(isinstance(value, int) for value in values):
+        raise FormatError(f"{PREFIX}{key}: expected whole numbers, found others")
     return values
 
 

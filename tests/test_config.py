@@ -261,6 +261,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("rope_theta", "1e4", "rope_theta: expected a finite number above 0, found '1e4'"),
     ("rope_scaling", 2.0, "rope_scaling: expected an object or null, found 2.0"),
     ("rope_scaling", {"factor": 2.0}, "rope_scaling.rope_type is absent"),
+    ("rope_scaling", {"type": "linear", "factor": 2.0, "rope_theta": 10**400}, "rope_scaling.rope_theta: expected a finite number above 0"),
     ("rope_scaling", {"type": "mrope", "factor": 2.0}, "rope_scaling.type: 'mrope' is not supported, default, linear, dynamic, yarn, "),
     ("rope_scaling", {"rope_type": "dynamic"}, "rope_scaling.factor is absent"),
     ("rope_scaling", {"rope_type": "yarn", "factor": 2.0, "truncate": False}, "rope_scaling.truncate: false is not supported"),

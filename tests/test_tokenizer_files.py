@@ -134,6 +134,15 @@ def test_gguf_damage(tmp_path: Path, bpe_vocab: Vocab, change: dict, status: int
         assert c.value.code == status and text in str(c.value), str(c.value)
 
 
+def test_gguf_values_of_other_kinds(bpe_vocab: Vocab) -> None:
+    types = {"tokenizer.ggml.token_type": [float("nan")] * len(bpe_vocab.tokens)}
+    with pytest.raises(FormatError, match="token_type: expected whole numbers, found others"):
+        Vocab.from_gguf(bpe_vocab.to_gguf() | types)
+    for value in (1 << 40, 10 ** 400, 3.0):        # a number of bytes to Python, were it asked
+        with pytest.raises(FormatError, match="ak42.tokenizer: expected an array of bytes, found "):
+            Vocab.from_gguf({"ak42.tokenizer": value})
+
+
 # ---- tokenizer.model ----
 
 def test_sentencepiece_ids(sentencepiece_model: bytes, spm_vocab: Vocab) -> None:
