@@ -86,6 +86,9 @@ FAMILIES |= {
                               config_class="Gemma3TextConfig", gguf="gemma3", seed=27),
     "llama-mlp-bias": FamilySpec("Llama", {"mlp_bias": True, "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"},
                                            "rms_norm_eps": 1e-5}, seed=28),
+    "llama3": FamilySpec("Llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
+                                                       "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}, seed=29),
+    "mistral": FamilySpec("Mistral", {"sliding_window": 13}, seed=30),
 }
 NO_GGUF = ("llama-dynamic",)                        # GGUF has no key for it
 

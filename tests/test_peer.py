@@ -74,7 +74,7 @@ def test_llama_cpp_reads_tokenizer_and_facts(smollm2_as: Callable[[str, str], Pa
 # ---- every family ----
 
 # What llama.cpp has no key or no code for, which convert says (test_families.py has what it says of each).
-NOT_THERE = ("qwen2-window", "smollm3-listed", "gemma2", "phi3", "qwen3-moe-mixed", "qwen2-yarn", "smollm3-bias", "olmo2-bias",
+NOT_THERE = ("mistral", "qwen2-window", "smollm3-listed", "gemma2", "phi3", "qwen3-moe-mixed", "qwen2-yarn", "smollm3-bias", "olmo2-bias",
              "qwen3-bias", "qwen3-moe-bias", "gemma3-bias", *families.NO_GGUF)
 
 
