@@ -220,14 +220,15 @@ def test_scales_that_are_no_numbers_are_refused_while_converting(tmp_path: Path)
 
 def test_a_golden_matrix(tmp_path: Path, opened: Callable[..., Source]) -> None:
     """By hand: codes 0 to 15 twice, blocks of 32, scales 2 and -1: two rows of the table times its scale."""
-    from converter.sources.bitsandbytes import NF4, unpacked
+    from converter.blocks import NF4_VALUES
+    from converter.sources.bitsandbytes import unpacked
     from converter.sources.input_file import InputFile
     from converter.sources.safetensors_file import read_header
 
     codes = bytes((2 * i % 16) << 4 | (2 * i + 1) % 16 for i in range(32))
     state = json.dumps({"quant_type": "nf4", "blocksize": 32, "dtype": "float32", "shape": [2, 32]}).encode()
     blobs = {"a": ("U8", [32, 1], codes), "a.absmax": ("F32", [2], struct.pack("<2f", 2, -1)),
-             "a.quant_map": ("F32", [16], struct.pack("<16f", *NF4)), "a.quant_state.bitsandbytes__nf4": ("U8", [len(state)], state)}
+             "a.quant_map": ("F32", [16], struct.pack("<16f", *NF4_VALUES)), "a.quant_state.bitsandbytes__nf4": ("U8", [len(state)], state)}
     header, data = {}, b""
     for name, (dtype, shape, blob) in blobs.items():
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(blob)]}
@@ -237,5 +238,5 @@ def test_a_golden_matrix(tmp_path: Path, opened: Callable[..., Source]) -> None:
     with InputFile(tmp_path / "x.safetensors") as file:
         entries = dict(read_header(file).tensors)
         rows = unpacked(entries, dict.fromkeys(entries, file))["a"].rows(file, 0, 2).view("<f4")
-    table = np.array(NF4, np.float32)
+    table = np.array(NF4_VALUES, np.float32)
     assert np.array_equal(rows, np.stack([np.tile(table, 2) * np.float32(2), np.tile(table, 2) * np.float32(-1)]))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import strict_json
+from ..blocks import NF4_VALUES
 from ..errors import FormatError, UnsupportedError, escape
 from ..fields import LARGEST_F32
 from ..quant import TYPES
@@ -30,11 +31,8 @@ DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 INT8_STEP = np.float32(7.874015718698502e-3)       # 1/127, as bitsandbytes rounds it
 
 # The values of the codes 0 to 15 at scale 1.
-NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
-       -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-       0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0)
 FP4 = tuple(value / 12 for value in (0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3))
-CODES = {"nf4": np.array(NF4, dtype=np.float32), "fp4": np.array(FP4, dtype=np.float32)}
+CODES = {"nf4": NF4_VALUES, "fp4": np.array(FP4, dtype=np.float32)}
 
 _Parts = Mapping[str, tuple[InputFile, SafetensorsEntry]]      # a statistic's name -> where it is
 
