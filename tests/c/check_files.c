@@ -1,121 +1,12 @@
 /* check_files.c: the readers of model files against files that are right and files that are damaged. Tiny
- * v0, v1, v2, v3 and GGUF files are built in memory (files_fixtures.h), opened with model_open from
- * exact-size heap copies, compared weight by weight, and then cut, flipped and filled with extreme values.
- * Every answer must be a status; meant to be run with -fsanitize=address,undefined. `check_files` alone
- * damages every byte; `check_files --quick` every seventh. */
-#include <limits.h>
-#include <math.h>
-#include <stdlib.h>
+ * v0, v1, v2, v3 and GGUF files are built in memory (files_fixtures.h), opened with model_open, compared weight by weight, and
+ * then damaged (files_damage.h). What families of models ask for beyond Llama's is check_families.c's business. `check_files`
+ * alone damages every byte; `check_files --quick` every seventh. */
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "../../runtime_c/core/error.h"
 #include "../../runtime_c/core/json.h"
-#include "../../runtime_c/core/model.h"
-#include "../../runtime_c/core/quant.h"
-#include "../../runtime_c/core/rope.h"
-#include "files_fixtures.h"
-
-static long n_passed, n_failed, n_opens;
-static size_t step = 1;
-static float touched;                  /* keeps reads from being removed */
-
-#define CHECK(ok, ...)                                   \
-    do {                                                 \
-        if (ok) {                                        \
-            n_passed++;                                  \
-        } else if (n_failed++ < 50) {                    \
-            printf("FAILED line %d: ", __LINE__);        \
-            printf(__VA_ARGS__);                         \
-            printf("\n");                                \
-        }                                                \
-    } while (0)
-
-/* ---- opening ---- */
-
-static ak42_model_opts options(void) {
-    return (ak42_model_opts){.struct_size = sizeof(ak42_model_opts), .n_threads = 1, .isa = "generic"};
-}
-
-/* Opens size bytes at data from a heap copy of exactly that size, which *copy then owns. */
-static ak42_status open_copy(ak42_model **model, uint8_t **copy, const uint8_t *data, size_t size,
-                             ak42_error *err) {
-    const ak42_model_opts opts = options();
-    n_opens++;
-    *model = NULL;
-    *copy = malloc(size ? size : 1);
-    if (size) memcpy(*copy, data, size);
-    memset(err, 0, sizeof *err);
-    const ak42_status status = model_open(model, "dir/tiny.bin", *copy, size, &opts, err);
-    if (status) {
-        free(*copy);
-        *copy = NULL;
-        CHECK(!*model && err->code == status && err->text[0] && !strchr(err->text, '\n') &&
-              strlen(err->text) < 252 && strstr(err->text, "tiny.bin") == err->text, 
-              "status %d with text <%s>", status, err->text);
-    }
-    return status;
-}
-
-/* Reads what a session would read: every matrix's first and last row, all norms. */
-static float touch_matrix(const matrix *m) {
-    float sum = 0, *row = malloc(m->columns * sizeof *row);
-    panel_row(m->type, m->group_size, row, m->panels, 0, m->columns);
-    for (uint32_t i = 0; i < m->columns; i++) sum += row[i];
-    panel_row(m->type, m->group_size, row, m->panels, m->rows - 1, m->columns);
-    for (uint32_t i = 0; i < m->columns; i++) sum += row[i];
-    free(row);
-    return sum;
-}
-
-/* The rotary frequency of a pair, in a context of the length trained for. */
-static float frequency(const ak42_model *model, uint32_t pair) {
-    const uint32_t half = model->config.rotary_dim / 2;
-    float *table = calloc(LAYER_ROPE_COUNT * half, sizeof *table);
-    rope_frequencies(table, model, model->config.trained_ctx);
-    const float found = table[pair];
-    free(table);
-    return found;
-}
-
-static float touch(const ak42_model *model) {
-    float sum = touch_matrix(&model->embedding) + touch_matrix(&model->head);
-    for (uint32_t l = 0; l < model->config.n_layers; l++) {
-        const layer *y = &model->layers[l];
-        const matrix *const all[] = {&y->wq, &y->wk, &y->wv, &y->wo, &y->w1, &y->w2, &y->w3};
-        for (size_t i = 0; i < ARRAY_LEN(all); i++) sum += touch_matrix(all[i]);
-        for (uint32_t i = 0; i < model->config.dim; i++)
-            sum += y->att_norm[i] + y->ffn_norm[i] + model->norm[i];
-    }
-    return sum + frequency(model, 0);
-}
-
-/* Opens and closes; any answer but a crash and an unexpected status is right. */
-static ak42_status try_open(const uint8_t *data, size_t size, const char *what) {
-    ak42_model *model;
-    uint8_t *copy;
-    ak42_error err;
-    const ak42_status status = open_copy(&model, &copy, data, size, &err);
-    CHECK(status == AK42_STATUS_OK || status == AK42_STATUS_FORMAT || status == AK42_STATUS_UNSUPPORTED ||
-          status == AK42_STATUS_NOMEM, "%s: status %d (%s)", what, status, err.text);
-    if (!status) touched += touch(model);
-    model_free(model);
-    free(copy);
-    return status;
-}
-
-static void expect(const uint8_t *data, size_t size, ak42_status wanted, const char *word, const char *what) {
-    ak42_model *model;
-    uint8_t *copy;
-    ak42_error err;
-    const ak42_status status = open_copy(&model, &copy, data, size, &err);
-    CHECK(status == wanted, "%s: expected status %d, found %d <%s>", what, wanted, status,
-          status ? err.text : "");
-    if (status && word) CHECK(strstr(err.text, word), "%s: expected <%s> in <%s>", what, word, err.text);
-    model_free(model);
-    free(copy);
-}
+#include "files_damage.h"
 
 /* ---- base, error, types, json ---- */
 
@@ -314,22 +205,6 @@ static const uint32_t all_types[] = {TYPE_Q8_0, TYPE_F16, TYPE_Q4_0, TYPE_INT8, 
                                      TYPE_F32};
 static const uint32_t gguf_types[] = {TYPE_Q8_0, TYPE_F16, TYPE_Q4_0, TYPE_BF16, TYPE_Q4_1, TYPE_F32};
 static const uint32_t only_f32[] = {TYPE_F32};
-
-/* A matrix against the row-major blocks at data. */
-static void check_matrix(const matrix *m, const uint8_t *data, const char *what) {
-    const uint64_t n = (uint64_t)m->rows * m->columns;
-    float *wanted = malloc(n * sizeof *wanted), *row = malloc(m->columns * sizeof *row);
-    bool same = true;
-    if (m->type->id == TYPE_INT8) quant_decode_int8(wanted, (const int8_t *)data, data + n, m->group_size, n);
-    else quant_decode(m->type, wanted, data, n);
-    for (uint32_t r = 0; r < m->rows; r++) {
-        panel_row(m->type, m->group_size, row, m->panels, r, m->columns);
-        same &= !memcmp(row, wanted + (size_t)r * m->columns, m->columns * sizeof *row);
-    }
-    CHECK(same, "%s: weights differ", what);
-    free(wanted);
-    free(row);
-}
 
 /* All weights of a layer against the places that the fixture remembers; prefix "" or "data ", suffix "" or
  * ".weight". */
@@ -555,113 +430,6 @@ static void check_vocab(void) {
     expect(b.data, b.size, AK42_STATUS_FORMAT, "no tensors", "vocabulary alone as a model");
     free(b.data);
 }
-
-/* ---- damage ---- */
-
-static const uint8_t fills[] = {0x00, 0x01, 0x7f, 0x80, 0xff};
-static const uint32_t extremes[] = {0, UINT32_MAX, 1, 3, 1u << 16, 1u << 30, INT32_MAX, 1u << 31, 0x7fc00000,
-                                    0x7f800000};
-
-/* Cut at every byte of the header and around every remembered place; only the whole may be accepted (and a
- * GGUF that lacks no more than what stands behind its tensors). */
-static void cut_everywhere(const bytes *b, size_t header, const char *what) {
-    for (size_t n = 0; n < header && n < b->size; n++)
-        CHECK(try_open(b->data, n, what) != AK42_STATUS_OK, "%s cut to %zu", what, n);
-    for (size_t i = 0; i < b->n_marks; i++)
-        for (size_t n = b->marks[i].at - 1; n <= b->marks[i].at + 1; n++)
-            if (n < b->size)
-                CHECK(try_open(b->data, n, what) != AK42_STATUS_OK, "%s cut to %zu, at %s", what, n,
-                      b->marks[i].name);
-    CHECK(try_open(b->data, b->size - 1, what) != AK42_STATUS_OK, "%s without its last byte", what);
-}
-
-/* Every byte of the first 4 KiB set to a few values; signed_too: the checksums of an ak42 file are then
- * made right again. */
-static void flip_everywhere(const bytes *b, bool signed_too, const char *what) {
-    uint8_t *data = malloc(b->size);
-    for (size_t at = 0; at < b->size && at < 4096; at += step) {
-        for (size_t k = 0; k <= ARRAY_LEN(fills); k++) {
-            const uint8_t value = k < ARRAY_LEN(fills) ? fills[k] : b->data[at] ^ 1;
-            if (value == b->data[at]) continue;
-            memcpy(data, b->data, b->size);
-            data[at] = value;
-            const ak42_status status = try_open(data, b->size, what);
-            if (signed_too && at < 256) {
-                CHECK(status != AK42_STATUS_OK, "%s: byte %zu changed to %u unnoticed", what, at, value);
-                sign(data, b->size);
-                try_open(data, b->size, what);
-            }
-        }
-    }
-    free(data);
-}
-
-/* Extreme values in each field, and in pairs of the first n_pairs. */
-static void extreme_fields(const bytes *b, size_t begin, size_t end, size_t n_pairs, bool resign,
-                           const char *what) {
-    uint8_t *data = malloc(b->size);
-    for (size_t at = begin; at + 4 <= end; at++) {
-        for (size_t k = 0; k < ARRAY_LEN(extremes) + 2; k++) {
-            const uint32_t old = load_u32(b->data + at);
-            const uint32_t value = k < ARRAY_LEN(extremes) ? extremes[k]
-                                 : k == ARRAY_LEN(extremes) ? old + 1 : 2 * old;
-            memcpy(data, b->data, b->size);
-            set_u32(data + at, value);
-            if (resign) sign(data, b->size);
-            try_open(data, b->size, what);
-            if (at + 8 > end) continue;
-            set_u64(data + at, (uint64_t)value << 32 | old);
-            if (resign) sign(data, b->size);
-            try_open(data, b->size, what);
-        }
-    }
-    for (size_t i = 0; i < n_pairs; i++)
-        for (size_t j = 0; j < i; j++)
-            for (size_t k = 0; k < ARRAY_LEN(extremes) * ARRAY_LEN(extremes); k++) {
-                memcpy(data, b->data, b->size);
-                set_u32(data + begin + 4 * i, extremes[k / ARRAY_LEN(extremes)]);
-                set_u32(data + begin + 4 * j, extremes[k % ARRAY_LEN(extremes)]);
-                if (resign) sign(data, b->size);
-                CHECK(try_open(data, b->size, what) != AK42_STATUS_OK ||
-                      !memcmp(data + begin, b->data + begin, 24), "%s: fields %zu and %zu", what, i, j);
-            }
-    free(data);
-}
-
-static void damage(bytes b, size_t header, size_t fields_begin, size_t fields_end, size_t n_pairs,
-                   bool extended, const char *what) {
-    const clock_t began = clock();
-    const long opens = n_opens;
-    cut_everywhere(&b, header, what);
-    flip_everywhere(&b, extended, what);
-    extreme_fields(&b, fields_begin, fields_end, n_pairs, extended, what);
-    printf("%-28s %6zu bytes, %6ld opens, %.1f s\n", what, b.size, n_opens - opens,
-           (double)(clock() - began) / CLOCKS_PER_SEC);
-    free(b.data);
-}
-
-/* One byte, u32, f32 or u64 changed in a copy that is then signed (ak42) or not. */
-typedef struct edit {
-    const char *what;
-    size_t at;
-    uint64_t value;
-    size_t size;
-    ak42_status status;
-    const char *word;
-} edit;
-
-static void apply(const bytes *b, const edit *e, size_t base, bool resign) {
-    uint8_t *data = malloc(b->size), value[8];
-    memcpy(data, b->data, b->size);
-    set_u64(value, e->value);
-    memcpy(data + base + e->at, value, e->size);
-    if (resign) sign(data, b->size);
-    expect(data, b->size, e->status, e->word, e->what);
-    free(data);
-}
-
-#define FORMAT AK42_STATUS_FORMAT
-#define UNSUPPORTED AK42_STATUS_UNSUPPORTED
 
 static void check_v0_fields(void) {
     bytes b = build_v0(&shape_f32);

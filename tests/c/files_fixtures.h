@@ -81,6 +81,22 @@ static uint32_t random_u32(void) {
     return (uint32_t)(random_state >> 32);
 }
 
+/* Makes the numbers of a block of random bytes small: the exponents of its floats, wherever they stand. */
+static void tame(uint8_t *block, const type_info *type) {
+    static const struct {
+        uint32_t id, n;
+        uint8_t at[2];                     /* the f16 or bf16 numbers of a block */
+    } halves[] = {
+        {TYPE_F16, 1, {0}}, {TYPE_BF16, 1, {0}}, {TYPE_Q8_0, 1, {0}}, {TYPE_Q4_0, 1, {0}}, {TYPE_Q4_1, 2, {0, 2}},
+        {TYPE_Q5_0, 1, {0}}, {TYPE_Q5_1, 2, {0, 2}}, {TYPE_Q2_K, 2, {80, 82}}, {TYPE_Q3_K, 1, {108}}, {TYPE_Q4_K, 2, {0, 2}},
+        {TYPE_Q5_K, 2, {0, 2}}, {TYPE_Q6_K, 1, {208}}, {TYPE_IQ4_NL, 1, {0}}, {TYPE_IQ4_XS, 1, {0}},
+    };
+    if (type->id == TYPE_F32 || type->id == TYPE_NF4) block[3] &= 0xbf;
+    if (type->id == TYPE_MXFP4) block[0] &= 0x7f;
+    for (size_t i = 0; i < ARRAY_LEN(halves); i++)
+        for (uint32_t k = 0; k < halves[i].n && halves[i].id == type->id; k++) block[halves[i].at[k] + 1] &= 0xbf;
+}
+
 /* n weights of a type (whole blocks); codes are any bytes, scales and floats are finite. */
 static void put_weights(bytes *b, const type_info *type, uint32_t group_size, uint64_t n) {
     if (type->id == TYPE_INT8) {
@@ -91,11 +107,11 @@ static void put_weights(bytes *b, const type_info *type, uint32_t group_size, ui
     for (uint64_t i = 0; i < n / type->block_len; i++) {
         const size_t at = b->size;
         for (uint32_t k = 0; k < type->block_bytes; k++) put_u8(b, (uint8_t)random_u32());
-        /* Exponents that are not all ones: f32, f16, bf16, or the f16 scale that a block begins with. */
-        if (type->id == TYPE_F32) b->data[at + 3] &= 0xbf;
-        else b->data[at + 1] &= 0xbf;
-        if (type->id == TYPE_Q4_1) b->data[at + 3] &= 0xbf;
+        tame(b->data + at, type);
     }
+    if (type->id != TYPE_NF4_DQ) return;
+    put_f32(b, 0.5f);                      /* behind its blocks: the offset, and a scale for each 256 */
+    for (uint64_t i = 0; i < div_up(n / NF4_BLOCK, NF4_NESTED); i++) put_f32(b, (float)(random_u32() % 1000) / 4000.0f);
 }
 
 /* ---- what all fixtures share ---- */
@@ -179,7 +195,7 @@ static void put_matrices(bytes *b, const shape *s, uint32_t type) {
     put_role(b, s, "ffn_up", type, h * d, true);
 }
 
-static bytes build_v0(const shape *s) {
+static inline bytes build_v0(const shape *s) {
     bytes b = {0};
     random_state = 1;
     put_dims(&b, s, s->shared ? (int32_t)s->vocab_size : -(int32_t)s->vocab_size);
@@ -270,7 +286,7 @@ static void finish(bytes *b, size_t data_offset, const char *conf, const uint32_
     sign(b->data, b->size);
 }
 
-static bytes build_v12(const shape *s, uint32_t version, bool extended) {
+static inline bytes build_v12(const shape *s, uint32_t version, bool extended) {
     bytes b = {0};
     const uint32_t type = version == 1 ? TYPE_F32 : TYPE_INT8;
     random_state = version;
@@ -294,7 +310,7 @@ enum { FEATURE_SCALING = 1 << 1, FEATURE_HEAD_DIM = 1 << 3, FEATURE_WINDOW = 1 <
        FEATURE_DIRECTORY = 1 << 15 };
 
 /* Matrices get the types in turn; layout as said. Sliding window in layer 0 only, rope factors. */
-static bytes build_v3(const shape *s, const uint32_t *types, size_t n_types, uint32_t layout) {
+static inline bytes build_v3(const shape *s, const uint32_t *types, size_t n_types, uint32_t layout) {
     bytes b = {0};
     spec_tensor tensors[SPEC_TENSORS_MAX];
     const size_t n = model_tensors(tensors, s, true);
@@ -381,7 +397,7 @@ static void put_gguf_header(bytes *b, uint32_t version) {
 }
 
 /* edit (may be NULL) adds keys of its own; a key of edit's keeps the usual one away if skip names it. */
-static bytes build_gguf(const shape *s, uint32_t version, const uint32_t *types, size_t n_types,
+static inline bytes build_gguf(const shape *s, uint32_t version, const uint32_t *types, size_t n_types,
                         gguf_edit *edit, const char *skip) {
     bytes b = {0};
     spec_tensor tensors[SPEC_TENSORS_MAX];
