@@ -223,6 +223,69 @@ def test_v3(tmp_path: Path) -> None:
     assert data.endswith(TRAILER_V3) and len(data) == 0x5998
 
 
+# ---- v3 of a family that asks for more than Llama does: every field of the extension that the model above leaves alone ----
+
+CONFIG_FAMILY = replace(
+    GOLDEN_CONFIG, architecture="gemma3", hf_model_type="gemma3_text", n_layers=2, head_dim=6, rotary_dim=4, rope_theta=1e6, norm_eps=1e-6,
+    sliding_window=5, trained_ctx=64, seq_len=64, rope_scaling="yarn", rope_factor=4.0, rope_low_freq=1.0, rope_high_freq=32.0,
+    rope_original_ctx=16, rope_attn_factor=1.25, rope_theta_local=10000.0, layer_flags=(1, 6), attn_softcap=50.0, final_softcap=30.0,
+    embedding_scale=2.5, residual_scale=0.5, attention_scale=0.25, logit_scale=0.125, n_experts=3, n_experts_used=2, expert_dim=4,
+    experts_norm=True)
+HEADER_FAMILY = (
+    "32346b61 03000000 08000000 04000000 02000000 02000000 01000000 03000000 40000000 01 00000000 00*23 "
+    "414b5831 c000 0000 00000000 efff0000 "                  # every bit but QKV_BIAS
+    "00247449 bd378635 06000000 04000000 05000000 "          # 2 of 3 pairs turn, a window of 5
+    "03 01 02 06 00008040 0000803f 00000042 10000000 0000a03f "        # yarn, half-split, gelu_tanh, norms on both sides and experts' sum
+    "01000000 02000000 ffffffff ffffffff ffffffff ffffffff "
+    "03000000 02000000 00004842 0000f041 00002040 0000003f 40000000 "  # experts, caps, scales
+    "0001000000000000 02000000 d475382d "
+    "0010000000000000 0040000000000000 0050000000000000 f800000000000000 f850000000000000 "
+    "0000803e 0000003e 00401c46 00000000 cf6eebb9 3ee4a0d6")           # attention, logits, theta of layers with a window
+ENTRY_EXPERTS = (
+    "626c6b2e 312e6666 6e5f6761 74655f65 7870732e 77656967 6874 00*38 "       # blk.1.ffn_gate_exps.weight
+    "00000000 01000000 03000000 00000000 0300000000000000 0400000000000000 0800000000000000 "       # f32, panel16: 3 of 4 x 8
+    "0020000000000000 0030000000000000 834f0f00 00000000")
+LAYERS_FAMILY = b"LAYR\0\0\0\0\x08\0\0\0\0\0\0\0\x01\0\0\0\x06\0\0\0"        # a window; no rope and experts
+
+
+def test_v3_of_a_family(tmp_path: Path) -> None:
+    weights = {"token_embd.weight": np.arange(24, dtype=np.float32).reshape(3, 8),
+               "blk.1.ffn_gate_exps.weight": np.arange(96, dtype=np.float32).reshape(3, 4, 8)}
+    plan = make_plan(CONFIG_FAMILY, "f32", weights, hf_config={"model_type": "gemma3_text"})
+    targets.write(plan, tmp_path / "out", "ak42-v3")
+    data = (tmp_path / "out").read_bytes()
+    assert data[:256] == spell(HEADER_FAMILY)
+    assert data[384:512] == spell(ENTRY_EXPERTS)
+    assert data[0x2000:0x2000 + 16] == spell("00000000 00000041 00008041 0000c041")         # column 0 of rows 0 to 3: 0, 8, 16, 24
+    assert data[0x3000:0x3000 + 8] == spell("00000042 00002042")                             # the second expert's: 32, 40
+    assert LAYERS_FAMILY in data[0x5000:]
+
+
+# ---- NF4: rows of two blocks, and the tables behind the nested ones ----
+
+NF4_ROWS = {
+    "nf4": ("01100000 00000000 02000000 00000000 0200000000000000 4000000000000000 00*8 0010000000000000 4800000000000000 e0cd37c5",
+            "00004840 04c16e29 f3b05d17 e29f3c05 d18e2af4 c16e18e3 b05d17e2 9f3b05d1 8e2af4c1 "       # 3.125, and 64 codes
+            "00004841 6d18e3b0 4c17e29f 3b05d17e 2af4c06d 18e2a04c 16e29f3b 05d17e29 f3c05d18"),      # 12.5
+    "nf4-dq": ("02100000 00000000 02000000 00000000 0200000000000000 4000000000000000 00*8 0010000000000000 4a00000000000000 1aaa08db",
+               "00 04c16e29 f3b05d17 e29f3c05 d18e2af4 c16e18e3 b05d17e2 9f3b05d1 8e2af4c1 "         # the least code
+               "ff 6d18e3b0 4c17e29f 3b05d17e 2af4c06d 18e2a04c 16e29f3b 05d17e29 f3c05d18 "         # the largest
+               "0000fa40 00009640"),                                                                 # the mean, 7.8125; 4.6875
+}
+
+
+@pytest.mark.parametrize("type_name", sorted(NF4_ROWS))
+def test_rows_of_nf4(tmp_path: Path, type_name: str) -> None:
+    values = (np.arange(128, dtype=np.float32).reshape(2, 64) * 37 % 101 - 50) / np.float32(16) * np.array([[1], [4]], np.float32)
+    plan = make_plan(GOLDEN_CONFIG, type_name, {"token_embd.weight": values}, hf_config=HF_CONFIG)
+    targets.write(plan, tmp_path / "out", "ak42-v3", layout="rows")
+    data = (tmp_path / "out").read_bytes()
+    entry, blocks = NF4_ROWS[type_name]
+    assert data[320:380] == spell(entry)
+    expected = spell(blocks)
+    assert data[4096:4096 + len(expected)] == expected and int.from_bytes(data[368:376], "little") == len(expected)
+
+
 # ---- panel16 ----
 
 PANELS = {
