@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import ConvertError, FormatError, OutputError, RefusedError, UnsupportedError, UsageError, escape
 from .inspect import inspect
-from .mixes import MIXES, Override
+from .mixes import MIXES, Fallback, Override
 from .plan import KEEP, ROPE_FREQS, Plan, Request, build_plan, check_type_name, matrix_types, model_group_size
 from .quant import TYPES
 from .verify import verify
@@ -50,6 +50,7 @@ class Report:
     warnings: tuple[str, ...]
     files: tuple[Path, ...]
     tensor_errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)     # of tensors that were encoded anew
+    tensor_types: Mapping[str, str] = field(default_factory=dict)                      # of every tensor
 
     def to_dict(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -64,8 +65,9 @@ def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str =
     """Converts `src` (a folder of Hugging Face's or Meta's, a GGUF, torch or ak42 file: docs/sources.md) to `out`, whose name says
     the format unless `format` does.
 
-    `type` is that of every matrix, or one of the mixes q4_k_s, q4_k_m, q5_k_m; "keep" the source's own. `tensor_types` are
-    "PATTERN=TYPE" for single matrices, `keep_head` is the head's type. `lora` is the folder of a PEFT adapter to merge.
+    `type` is that of every matrix, or one of the mixes q4_k_s, q4_k_m, q5_k_s, q5_k_m, q6_k; "keep" the source's own.
+    `tensor_types` are "PATTERN=TYPE" for single matrices, `keep_head` is the head's type. `lora` is the folder of a PEFT adapter to
+    merge.
     `progress(done, total, tensor)` is called while writing, and `encoder(type, f32 array, group_size)` may encode faster than
     numpy. Raises ConvertError, whose `code` is the exit code a program ends with; `out` is as it was, then.
     """
@@ -95,7 +97,10 @@ def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str =
         asked |= {"keep_head": keep_head} if keep_head else {}
         options = {"type": type} | asked | ({} if lora is None else {"lora": Path(lora).resolve().name})
         options |= {"assumed": "; ".join(_assumed(source))} if source.warnings else {}
-        plan = build_plan(source, Request(chosen, container, options, encoder, overrides, keep_head))
+        # Blocks that only an ak42 file can hold as they are; a merged adapter's weights are in none.
+        keep_packed = getattr(source, "keep_packed", None) if chosen == KEEP and container == "ak42" else None
+        unkept = keep_packed() if keep_packed is not None else {}
+        plan = build_plan(source, Request(chosen, container, options, encoder, overrides, keep_head, unkept))
         target = _target(plan, format, container)
         warnings = [*source.warnings, *_fallback_warnings(plan), *targets.target_warnings(plan, out, target, strict=strict)]
         if plan.vocab is None:
@@ -105,7 +110,8 @@ def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str =
         source.close()
     version = int(target[-1]) if container == "ak42" else 3 if container == "gguf" else None
     return Report(out, container, version, plan.weight_type, sum(path.stat().st_size for path in files), len(plan.tensors),
-                  tuple(dict.fromkeys(warnings)), tuple(files), plan.tensor_errors)
+                  tuple(dict.fromkeys(warnings)), tuple(files), plan.tensor_errors,
+                  {tensor.name: tensor.type.name for tensor in plan.tensors})
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
@@ -153,12 +159,12 @@ def _check_held(container: str, name: str, option: str) -> None:
 
 
 def _fallback_warnings(plan: Plan) -> list[str]:
-    """Which matrices could not have the type asked for, one line for each pair of types."""
-    pairs: dict[tuple[str, str], list[str]] = {}
-    for name, pair in plan.fallbacks.items():
-        pairs.setdefault(pair, []).append(name)
-    return [f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: rows that no block of {wanted} divides: "
-            f"written as {found}" for (wanted, found), names in pairs.items()]
+    """Which matrices could not have the type that was to be theirs, one line for each reason and type."""
+    alike: dict[Fallback, list[str]] = {}
+    for name, fallback in plan.fallbacks.items():
+        alike.setdefault(fallback, []).append(name)
+    return [f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {fallback.why}: written as {fallback.written}"
+            for fallback, names in alike.items()]
 
 
 def _target(plan: Plan, format: str, container: str) -> str:

@@ -34,7 +34,7 @@ def manifest(plan: Plan, target: Mapping[str, Any]) -> bytes:
         "tensor_errors": errors,
     }
     if plan.fallbacks:
-        content["fallbacks"] = {name: {"wanted": wanted, "written": written} for name, (wanted, written) in plan.fallbacks.items()}
+        content["fallbacks"] = {name: {"wanted": one.wanted, "written": one.written} for name, one in plan.fallbacks.items()}
     return json_bytes(content)
 
 

@@ -22,8 +22,8 @@ from .arch import ARCHITECTURES, ROLES, Tensor
 from .config import ModelConfig
 from .errors import FormatError, OutputError, UnsupportedError, UsageError, escape
 from .families import EXPERTS
-from .mixes import MIXES, TYPE_NAMES, Override, fallback_for, head_override
-from .quant import TYPES, WeightType, group_size_for
+from .mixes import MIXES, TYPE_NAMES, Fallback, Override, fallback_for, head_override, remedy
+from .quant import NF4_DQ, TYPES, WeightType, group_size_for
 from .streams import Encoder, TensorStream, constant_rows
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Plan:
     source: SourceInfo
     options: Mapping[str, Any]
     asked: str = KEEP                               # the type or mix that was asked for
-    fallbacks: Mapping[str, tuple[str, str]] = field(default_factory=dict)      # tensor -> type wanted, type that its rows fit
+    fallbacks: Mapping[str, Fallback] = field(default_factory=dict)             # by the tensor's name
     about: Mapping[str, Any] = field(default_factory=dict)      # what is said of the model: GGUF's general.* keys
     foreign_rope_freqs: bool = False                # rope_freqs.weight is the source's own, and no config explains it
 
@@ -143,6 +143,7 @@ class Request:
     encoder: Encoder | None = None
     overrides: tuple[Override, ...] = ()           # of several that match, the last
     keep_head: str | None = None                   # the type of the head
+    unkept: Mapping[str, Fallback] = field(default_factory=dict)       # what "keep" could not keep, as the source found out
 
 
 def build_plan(source: Source, request: Request) -> Plan:
@@ -157,7 +158,7 @@ def build_plan(source: Source, request: Request) -> Plan:
     wants_factors = request.container != "hf" and (has_factors or config.rope_freqs() is not None)
     tensors = [tensor for tensor in architecture.tensors(config, rope_freqs=wants_factors)
                if request.container != "hf" or tensor.hf]
-    types = _Types(source, request, config)
+    types = _Types(source, request, config, rope)
     errors: dict[str, dict[str, float]] = {}
     plans = []
     for tensor in tensors:
@@ -246,13 +247,14 @@ def _eos_of_both(model: tuple[int, ...], tokenizer: tuple[int, ...]) -> tuple[in
 class _Types:
     """Decides every tensor's type, and refuses what a row cannot be cut into."""
 
-    def __init__(self, source: Source, request: Request, config: ModelConfig) -> None:
+    def __init__(self, source: Source, request: Request, config: ModelConfig, rope: str) -> None:
         self._source = source
         self._request = request
         self._group = model_group_size(config)
         types = matrix_types(source)
-        self.fallbacks: dict[str, tuple[str, str]] = {}
+        self.fallbacks: dict[str, Fallback] = {}
         self._config = config
+        self._rope = rope
         self._overrides = request.overrides
         if request.keep_head is not None:
             self._overrides = (head_override(request.keep_head, config.shared_classifier), *self._overrides)
@@ -267,22 +269,29 @@ class _Types:
         if len(tensor.shape) == 1 or tensor.role.exact:
             return self._vector(tensor), 0
         kind, _shape, group = self._source.tensor(tensor.name)
-        name = self._wanted(tensor)
-        if name != KEEP:
-            fitting = fallback_for(name, tensor.shape[-1])
-            if fitting != name:
-                self.fallbacks[tensor.name] = name, fitting
-            kind, group = TYPES[fitting], self._group if fitting == "int8" else 0
+        name = self._asked(tensor)
+        if name is None and self._mix:
+            wanted = self._mix.type_of(tensor, self._config)
+            name = fallback_for(wanted, tensor.shape[-1])
+            if name != wanted:
+                self.fallbacks[tensor.name] = Fallback(wanted, name, f"rows that no block of {wanted} divides")
+        if name is not None:
+            kind, group = TYPES[name], self._group if name == "int8" else 0
+        elif tensor.name in self._request.unkept:
+            self.fallbacks[tensor.name] = self._request.unkept[tensor.name]
+        elif kind.name == NF4_DQ and tensor.role.rope_heads and self._source.rope_layout != self._rope:
+            kind = TYPES["nf4"]
+            self.fallbacks[tensor.name] = Fallback(NF4_DQ, kind.name, "absmax nested in another order of rows than the file's")
         self._check(tensor, kind, group)
         return kind, group
 
-    def _wanted(self, tensor: Tensor) -> str:
-        """The name of the type asked for: an override's, the mix's, or that of every matrix."""
+    def _asked(self, tensor: Tensor) -> str | None:
+        """The name of the type asked for: an override's or that of every matrix; None where a mix or the source is to say."""
         matching = [override for override in self._overrides if override.matches(tensor.name)]
         self._unused.difference_update(matching)
         if matching:
             return matching[-1].type
-        return self._mix.type_of(tensor, self._config) if self._mix else self._request.type
+        return None if self._mix or self._request.type == KEEP else self._request.type
 
     def check_overrides(self) -> None:
         """Once every tensor was asked for: a pattern that fits none is a mistake."""
@@ -299,8 +308,9 @@ class _Types:
         if kind.name == "int8":
             raise UnsupportedError(f"{shown}: int8 needs a group of 4, 8, 16, 32 or 64 that divides every row length, found "
                                    f"rows of {columns}; use --type f16 or bf16")
+        nearest = remedy(kind.name, columns) or ("use --type int8, f16 or bf16" if self._group else "use --type f16 or bf16")
         raise UnsupportedError(f"{shown}: {kind.name} needs rows of a multiple of {kind.block_len} weights, found {columns}; "
-                               f"{'use --type int8, f16 or bf16' if self._group else 'use --type f16 or bf16'}")
+                               f"{nearest}, or --tensor-type for some of the matrices")
 
     def _vector(self, tensor: Tensor) -> WeightType:
         if self._request.container != "hf":

@@ -15,7 +15,7 @@ import numpy as np
 from .arch import Tensor, reordered_rows, reordered_vector
 from .blocks import nest_absmax
 from .errors import ConvertError, RefusedError, escape
-from .quant import NF4_BLOCK, NF4_DQ, TYPES, WeightType, nest_rows
+from .quant import NF4_BLOCK, NF4_DQ, TYPES, NestedRows, WeightType, nest_rows
 
 if TYPE_CHECKING:
     from .sources import Source
@@ -46,7 +46,8 @@ class TensorStream:
         self._offset = offset
         same = (self._own, self._own_group) == (kind, group)
         self._raw = same and not offset
-        self._loss = None if same or _is_exact(self._own, kind) else Loss(errors, tensor.name)
+        self._flattened = (self._own.name, kind.name) == (NF4_DQ, "nf4")           # the same weights, block by block
+        self._loss = None if same or self._flattened or _is_exact(self._own, kind) else Loss(errors, tensor.name)
 
     def rows(self, begin: int, end: int) -> np.ndarray:
         """uint8 (end - begin, row_bytes). RefusedError for weights that are not finite or do not fit the type."""
@@ -63,6 +64,11 @@ class TensorStream:
             raise self._not_finite()
         if self._raw:
             return raw
+        if self._flattened:
+            rows = NestedRows.of(raw, self._columns).to_nf4()
+            if not self._kind.all_finite(rows, self._columns):
+                raise self._not_finite()
+            return rows
         values = self._own.decode(raw, self._columns, self._own_group)
         if self._own.quantised and not np.isfinite(values).all():
             raise self._not_finite()           # finite scales can still give an infinite weight
@@ -148,25 +154,27 @@ class TensorStream:
 class Loss:
     """What encoding a tensor costs: its line in the plan's tensor_errors, kept up to date chunk by chunk.
 
-    max_abs is the largest error of a weight; max_rel the largest of a row's max_abs over its largest weight; rms over all weights.
+    max_abs is the largest error of a weight; max_rel the largest of a row's max_abs over its largest weight; rms over all weights,
+    and rms_rel that over the weights' own.
     """
 
     def __init__(self, errors: dict[str, dict[str, float]], name: str) -> None:
         self._line = errors
         self._name = name
-        self._squares: dict[int, tuple[float, int]] = {}       # a chunk's first row -> its sum of squares, its weights
+        self._squares: dict[int, tuple[float, float, int]] = {}     # a chunk's first row -> squares of errors, of weights; count
 
     def add(self, begin: int, values: np.ndarray, decoded: np.ndarray) -> None:
         difference = np.abs(decoded - values)
         worst = difference.max(axis=1)
         largest = np.abs(values).max(axis=1)
         relative = np.divide(worst, largest, out=np.zeros_like(worst), where=largest > 0)
-        self._squares[begin] = float(np.square(difference, dtype=np.float64).sum()), difference.size
+        squares = (float(np.square(one, dtype=np.float64).sum()) for one in (difference, values))
+        self._squares[begin] = *squares, difference.size
         before = self._line.get(self._name, {"max_abs": 0.0, "max_rel": 0.0})
-        total, count = (sum(column) for column in zip(*self._squares.values(), strict=True))
+        errors, weights, count = (sum(column) for column in zip(*self._squares.values(), strict=True))
         self._line[self._name] = {"max_abs": max(before["max_abs"], float(worst.max())),
                                   "max_rel": max(before["max_rel"], float(relative.max())),
-                                  "rms": math.sqrt(total / count)}
+                                  "rms": math.sqrt(errors / count), "rms_rel": math.sqrt(errors / weights) if weights else 0.0}
 
 
 def constant_rows(rows: np.ndarray, begin: int, end: int) -> np.ndarray:

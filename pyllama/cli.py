@@ -26,7 +26,7 @@ WEIGHT_TYPES = (
     "f32", "f16", "bf16", "int8", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
     "iq4_xs", "mxfp4", "nf4", "nf4-dq",
 )
-TYPES = ("keep", *WEIGHT_TYPES, "q4_k_s", "q4_k_m", "q5_k_m")
+TYPES = ("keep", *WEIGHT_TYPES, "q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m")
 FORMATS = ("auto", "ak42", "ak42-v0", "ak42-v1", "ak42-v2", "ak42-v3", "gguf", "hf")
 
 MODEL_FILE = click.Path(exists=True, dir_okay=True, path_type=str)
@@ -121,6 +121,7 @@ def cli() -> None:
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 @click.option("--tokenizer", type=MODEL_FILE, metavar="FILE", help="The vocabulary, where SRC has none or another is wanted.")
 @click.option("--lora", type=click.Path(path_type=str), metavar="FOLDER", help="A PEFT adapter to merge into the weights.")
+@click.option("-v", "--verbose", is_flag=True, help="What encoding cost each tensor, instead of a table of types and roles.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 def convert(
     source: str,
@@ -134,6 +135,7 @@ def convert(
     force: bool,
     tokenizer: str,
     lora: str | None,
+    verbose: bool,
     as_json: bool,
 ) -> None:
     """Write a model in another format or type.
@@ -152,6 +154,7 @@ def convert(
     """
     import converter
 
+    from .losses import every_tensor, summary
     from .quantize import encode
 
     with progress_bar("convert", "B") as progress:
@@ -175,9 +178,8 @@ def convert(
     if as_json:
         print_json(report.to_dict())
     else:
-        for name, error in report.tensor_errors.items():
-            worst = f"largest {error['max_abs']:.3g}, {error['max_rel']:.2%} of its row's largest weight"
-            say(f"{name}: rms error {error['rms']:.3g}, {worst}")
+        for line in every_tensor(report) if verbose else summary(report):
+            say(line)
         say(f"{report.out}: {report.format}, {report.type}, {report.tensors} tensors, {report.bytes / 1e6:.1f} MB")
 
 

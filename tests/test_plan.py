@@ -25,6 +25,7 @@ from converter.mixes import MIXES, fallback_for
 from converter.plan import Plan, Request, TensorPlan, build_plan, matrix_types
 from converter.quant import TYPES
 from converter.sources import open_source
+from pyllama.quantize import encode
 
 SPEC = ModelSpec(dim=64, hidden_dim=96, head_dim=32, vocab_size=37)
 ORDERS = [INTERLEAVED, HALF_SPLIT]
@@ -306,6 +307,7 @@ def test_errors_are_reported_of_what_was_encoded(folder: Callable[..., Path], tm
             line = plan.tensor_errors[tensor.name]
             assert line["max_abs"] == pytest.approx(off.max(), rel=1e-3)
             assert line["rms"] == pytest.approx(np.sqrt(np.square(off).mean()), rel=1e-3)
+            assert line["rms_rel"] == pytest.approx(np.sqrt(np.square(off).mean() / np.square(values, dtype=np.float64).mean()), rel=1e-3)
             assert line["max_rel"] == pytest.approx((off.max(axis=1) / np.abs(values).max(axis=1)).max(), rel=1e-3)
             assert 0 < line["max_rel"] <= worst
     report = converter.convert(path, tmp_path / "m.bin", type="q8_0")
@@ -318,7 +320,7 @@ def test_bf16_to_f16_is_measured_and_f32_costs_nothing(folder: Callable[..., Pat
     for tensor in plan.tensors:
         whole(tensor)
     assert all(
-        line == {"max_abs": 0.0, "max_rel": 0.0, "rms": 0.0} or 0 < line["max_abs"] < 1e-6 for line in plan.tensor_errors.values()
+        line == {"max_abs": 0.0, "max_rel": 0.0, "rms": 0.0, "rms_rel": 0.0} or 0 < line["max_abs"] < 1e-6 for line in plan.tensor_errors.values()
     )
     assert len(plan.tensor_errors) == sum(len(tensor.shape) == 2 for tensor in plan.tensors)
     plan = plan_of(path, "f32")
@@ -490,6 +492,9 @@ def test_the_mixes_are_llama_quantize_s() -> None:
     assert types_of("q4_k_s", 22, shared=True)["token_embd.weight"] == "q6_k"
     assert set(types_of("q4_k_m", 80).values()) == {"q4_k", "q5_k", "q6_k"}        # 80 layers, few values
     assert types_of("q4_k_s", 80)["blk.50.attn_v.weight"] == "q5_k"
+    even = types_of("q5_k_s", 22)
+    assert {name for name, kind in even.items() if kind == "q6_k"} == {"output.weight"} and set(even.values()) == {"q5_k", "q6_k"}
+    assert set(types_of("q6_k", 22).values()) == {"q6_k"}
 
 
 @pytest.mark.parametrize(
@@ -499,6 +504,40 @@ def test_the_mixes_are_llama_quantize_s() -> None:
 )
 def test_a_row_that_does_not_fit_falls_back(wanted: str, columns: int, found: str) -> None:
     assert fallback_for(wanted, columns) == found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "columns", "text"),
+    [("q4_k", 64, "use --type q4_k_m, which has q5_0 for such rows"), ("q5_k", 64, "use --type q5_k_m, which has q5_1 for such rows"),
+     ("q2_k", 64, "use --type q4_0"), ("q3_k", 64, "use --type q4_0"), ("iq4_xs", 64, "use --type iq4_nl"),
+     ("q4_k", 40, "use --type int8, f16 or bf16"), ("q5_0", 40, "use --type int8, f16 or bf16"),
+     ("nf4", 40, "use --type int8, f16 or bf16")])
+def test_a_plain_type_has_no_fallback(folder: Callable[..., Path], tmp_path: Path, wanted: str, columns: int, text: str) -> None:
+    source = folder(dim=columns, n_heads=4, n_kv_heads=2, head_dim=8)
+    block = {"q5_0": 32, "nf4": 64}.get(wanted, 256)
+    for options in ({"type": wanted}, {"tensor_types": [f"token_embd={wanted}"]}, {"type": "f16", "tensor_types": [f"*={wanted}"]}):
+        with pytest.raises(UnsupportedError) as caught:
+            converter.convert(source, tmp_path / "m.bin", **options)
+        assert str(caught.value) == (f"hf: token_embd.weight: {wanted} needs rows of a multiple of {block} weights, found {columns}; {text}, "
+                                     "or --tensor-type for some of the matrices")
+    assert list(tmp_path.glob("m.bin*")) == []
+
+
+@pytest.mark.parametrize("mix", sorted(MIXES))
+@pytest.mark.parametrize("columns", [64, 256])
+def test_a_file_is_said_to_be_of_its_mix(folder: Callable[..., Path], tmp_path: Path, mix: str, columns: int) -> None:
+    """general.file_type: the mix's when it is written, and when its blocks are kept by way of ak42."""
+    def file_type(path: Path) -> int:
+        return converter.inspect(path)["metadata"]["general.file_type"]
+
+    source = folder(dim=columns, hidden_dim=256, n_layers=8, n_heads=4, n_kv_heads=2, head_dim=columns // 4)
+    converter.convert(source, tmp_path / "m.gguf", type=mix, encoder=encode)
+    number = {"q4_k_s": 14, "q4_k_m": 15, "q5_k_s": 16, "q5_k_m": 17, "q6_k": 18}[mix]
+    assert MIXES[mix].file_type == file_type(tmp_path / "m.gguf") == number
+    converter.convert(tmp_path / "m.gguf", tmp_path / "m.bin")
+    converter.convert(tmp_path / "m.bin", tmp_path / "n.gguf")
+    assert file_type(tmp_path / "n.gguf") == number
+    assert (tmp_path / "n.gguf").read_bytes() == (tmp_path / "m.gguf").read_bytes()
 
 
 def test_fallbacks_and_overrides_reach_the_file(folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from source_checks import refused, values_of
 
 import converter
 from converter.errors import FormatError, UnsupportedError
-from converter.sources import Source
+from converter.quant import TYPES, NestedRows, nf4_absmax
+from converter.sources import Source, open_source
 
 functional = pytest.importorskip("bitsandbytes.functional")
 portable = pytest.importorskip("bitsandbytes.backends.default.ops")
@@ -98,7 +99,8 @@ def test_the_values_are_bitsandbytes_own(tmp_path: Path, opened: Callable[..., S
 
 
 @pytest.mark.parametrize(("kind", "out", "type"), [("nf4", "m.gguf", "q8_0"), ("nf4", "m.bin", "int8"), ("fp4", "m.gguf", "f16"),
-                                                   ("nf4", "m.bin", "keep"), ("int8", "m.bin", "q4_0"), ("int8", "hf", "bf16")])
+                                                   ("nf4", "m.gguf", "keep"), ("fp4", "m.bin", "keep"), ("int8", "m.bin", "q4_0"),
+                                                   ("int8", "hf", "bf16"), ("nf4", "hf", "keep")])
 def test_it_converts_like_the_values_in_full(tmp_path: Path, kind: str, out: str, type: str) -> None:
     folder, full = folder_of(tmp_path / "packed", SPEC, kind, nested=True)
     plain = models.make_hf_model_numpy(tmp_path / "plain", SPEC)
@@ -117,6 +119,126 @@ def test_it_converts_like_the_values_in_full(tmp_path: Path, kind: str, out: str
         assert line == wanted
         begin, end = line["offset"], line["offset"] + line["bytes"]
         assert (one / out).read_bytes()[begin:end] == (other / out).read_bytes()[begin:end]
+
+
+# ---- --type keep: the blocks themselves ----
+
+WIDE = ModelSpec(dim=128, hidden_dim=192, dtype="bf16", vocab_size=303, n_kv_heads=4)
+
+
+def kept(out: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
+    """The types of an ak42 file's matrices, and the rows of each."""
+    source = open_source(out)
+    try:
+        rows = {name: np.array(source.read(name, 0, source.tensor(name)[1][0])) for name in source.names() if len(source.tensor(name)[1]) > 1}
+        return {name: source.tensor(name)[0].name for name in rows}, rows
+    finally:
+        source.close()
+
+
+@pytest.mark.parametrize("layout", ["panel16", "rows"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_keep_has_every_block_as_it_was(tmp_path: Path, nested: bool, layout: str) -> None:
+    """Codes, absmax, nested absmax and offset are the checkpoint's bytes; q and k, whose rows are put in another order, have the same
+    absmax in f32 where theirs were nested in the old order."""
+    folder, _full = folder_of(tmp_path / "hf", WIDE, "nf4", nested)
+    report = converter.convert(folder, tmp_path / "m.bin", layout=layout)
+    stored = load_file(folder / "model.safetensors")
+    types, rows = kept(tmp_path / "m.bin")
+    turned = [name for name in types if "attn_q" in name or "attn_k" in name]
+    assert [line for line in report.warnings if "tokenizer" not in line] == [
+        "blk.0.attn_q.weight and 3 more: absmax nested in another order of rows than the file's: written as nf4"][:nested]
+    assert report.tensor_errors == {} and report.version == 3
+    for name, kind in types.items():
+        if name in ("token_embd.weight", "output.weight"):
+            assert kind == "bf16"
+            continue
+        label = converter_label(name)
+        codes = stored[label].numpy().reshape(-1)
+        state = json.loads(bytes(stored[f"{label}.quant_state.bitsandbytes__nf4"].numpy()))
+        absmax = stored[f"{label}.absmax"].numpy()
+        if nested and name not in turned:
+            assert kind == "nf4-dq"
+            parts = NestedRows.of(rows[name], WIDE.hidden_dim if "down" in name else WIDE.dim)
+            assert np.array_equal(parts.codes.reshape(-1), codes) and np.array_equal(parts.absmax.reshape(-1), absmax)
+            assert set(parts.offset.reshape(-1)) == {np.float32(state["nested_offset"])}
+            assert np.array_equal(parts.nested.reshape(-1)[::256], stored[f"{label}.nested_absmax"].numpy())
+            continue
+        assert kind == "nf4"
+        if nested:
+            table = stored[f"{label}.nested_absmax"].numpy()[np.arange(absmax.size) // 256]
+            absmax = stored[f"{label}.nested_quant_map"].numpy()[absmax] * table + np.float32(state["nested_offset"])
+        found = rows[name]
+        if name in turned:                     # back in Hugging Face's order
+            heads = found.reshape(-1, WIDE.size_head // 2, 2, found.shape[1])
+            found = np.swapaxes(heads, 1, 2).reshape(found.shape)
+        assert np.array_equal(nf4_absmax(found), absmax)
+        assert np.array_equal(found.reshape(-1, 36)[:, 4:].reshape(-1), codes)
+
+
+def converter_label(name: str) -> str:
+    """Hugging Face's name of a layer's matrix."""
+    of = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
+          "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+    _blk, layer, role, _weight = name.split(".")
+    return f"model.layers.{layer}.{of[role]}.weight"
+
+
+@pytest.mark.parametrize(("kind", "nested", "block", "types", "text"), [
+    ("fp4", True, 64, {"bf16"}, "FP4, whose values no type here has: written as bf16"),
+    ("nf4", True, 128, {"bf16"}, "NF4 in blocks of 128, where 64 is kept: written as bf16"),
+    ("int8", False, 0, {"bf16", "f32"}, "LLM.int8, whose one scale a row no type here has: written as f32"),
+    ("nf4", False, 64, {"bf16", "nf4"}, "blk.0.ffn_down.weight and 1 more: rows that no block of 64 divides: written as bf16")])
+def test_what_keep_cannot_keep_is_said_and_in_the_manifest(tmp_path: Path, kind: str, nested: bool, block: int, types: set[str],
+                                                           text: str) -> None:
+    folder, _full = folder_of(tmp_path / "hf", SPEC, kind, nested, block)
+    report = converter.convert(folder, tmp_path / "m.bin")
+    assert any(line.endswith(text) for line in report.warnings), report.warnings
+    assert set(kept(tmp_path / "m.bin")[0].values()) == types
+    assert b'"fallbacks":{"blk.0.' in (tmp_path / "m.bin").read_bytes()
+
+
+def test_another_table_of_nested_values_is_kept_in_f32(tmp_path: Path) -> None:
+    folder, _full = folder_of(tmp_path / "hf", WIDE, "nf4", True)
+    tensors = load_file(folder / "model.safetensors")
+    for name in tensors:
+        if name.endswith("nested_quant_map"):
+            tensors[name] = tensors[name] * 0.5
+    save_file(tensors, folder / "model.safetensors")
+    report = converter.convert(folder, tmp_path / "m.bin")
+    assert any("scales nested in another way" in line for line in report.warnings)
+    assert set(kept(tmp_path / "m.bin")[0].values()) == {"bf16", "nf4"}
+
+
+def test_kept_blocks_go_on_to_everything(tmp_path: Path) -> None:
+    """v3 to v3 in either layout bit for bit; to nf4 with the same weights; to other types from the weights in full."""
+    folder, _full = folder_of(tmp_path / "hf", WIDE, "nf4", True)
+    converter.convert(folder, tmp_path / "a.bin")
+    types, rows = kept(tmp_path / "a.bin")
+    converter.convert(tmp_path / "a.bin", tmp_path / "b.bin", layout="rows")
+    converter.convert(tmp_path / "b.bin", tmp_path / "c.bin")
+    for again in ("b.bin", "c.bin"):
+        found = kept(tmp_path / again)
+        assert found[0] == types and all(np.array_equal(found[1][name], rows[name]) for name in rows)
+    report = converter.convert(tmp_path / "a.bin", tmp_path / "nf4.bin", type="nf4")
+    flat = kept(tmp_path / "nf4.bin")[1]
+    for name, kind in types.items():
+        columns = WIDE.hidden_dim if "down" in name else WIDE.dim
+        if kind == "nf4-dq":
+            assert np.array_equal(TYPES["nf4"].decode(flat[name], columns), TYPES["nf4-dq"].decode(rows[name], columns))
+            assert name not in report.tensor_errors
+
+
+def test_an_adapter_merges_into_the_values(tmp_path: Path) -> None:
+    """Nothing of a model with an adapter is kept in blocks."""
+    folder, _full = folder_of(tmp_path / "hf", WIDE, "nf4", True)
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["v_proj"]}))
+    name = "base_model.model.model.layers.0.self_attn.v_proj.lora_"
+    save_file({f"{name}A.weight": torch.ones(2, 128), f"{name}B.weight": torch.full((128, 2), 0.5)}, adapter / "adapter_model.safetensors")
+    converter.convert(folder, tmp_path / "m.bin", lora=adapter)
+    assert set(kept(tmp_path / "m.bin")[0].values()) == {"bf16"}
 
 
 def test_inspect_says_what_the_model_is(tmp_path: Path) -> None:

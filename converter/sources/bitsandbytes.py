@@ -2,7 +2,8 @@
 
 A matrix of 4 bits (NF4 or FP4) is codes, two a byte, a scale for each block, and those scales may be 8-bit codes with scales of
 their own; LLM.int8 is a byte a weight and a scale a row. What is left after `unpacked` is entries that decode rows when they are
-asked for. Equal to bitsandbytes' dequantisation bit for bit. Called by hf.py and inspect.py.
+asked for, equal to bitsandbytes' dequantisation bit for bit, and that give NF4's blocks as ak42 files hold them. Called by hf.py
+and inspect.py.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from .. import strict_json
-from ..blocks import NF4_VALUES
+from ..blocks import NF4_NESTED_VALUES, NF4_VALUES
 from ..errors import FormatError, UnsupportedError, escape
 from ..fields import LARGEST_F32
-from ..quant import TYPES
+from ..quant import NF4_BLOCK, NF4_DQ, NF4_NESTED, TYPES, NestedRows
 from .input_file import InputFile
 from .safetensors_file import SafetensorsEntry, shape_text
 
@@ -89,11 +90,20 @@ class _Scales:
     offset: np.float32
 
     def read(self, begin: int, end: int) -> np.ndarray:
-        item = 4 if self.code is None else 1
-        raw = self.file.read_array(self.entry.offset + begin * item, (end - begin) * item)
+        raw = self.stored(begin, end)
         if self.code is None or self.absmax is None:
             return raw.view("<f4").astype(np.float32)
-        return self.code[raw] * self.absmax[np.arange(begin, end) // self.block] + self.offset
+        return self.code[raw] * self.nested(begin, end) + self.offset
+
+    def stored(self, begin: int, end: int) -> np.ndarray:
+        """Bytes: f32 scales, or the codes of nested ones."""
+        item = 4 if self.code is None else 1
+        return self.file.read_array(self.entry.offset + begin * item, (end - begin) * item)
+
+    def nested(self, begin: int, end: int) -> np.ndarray:
+        """Of each block the scale that its code is of."""
+        assert self.absmax is not None
+        return self.absmax[np.arange(begin, end) // self.block]
 
 
 @dataclass(frozen=True)
@@ -120,6 +130,36 @@ class FourBitEntry:
         scales = self.scales.read(first // self.block, (last - 1) // self.block + 1)
         values = self.code[codes] * scales[np.arange(first, last) // self.block - first // self.block]
         return TYPES[self.dtype.lower()].encode(values.reshape(end - begin, columns))
+
+    def unfit(self) -> str:
+        """Why its blocks are none of NF4's as ak42 has them; empty where they are."""
+        if self.code is not CODES["nf4"]:
+            return "FP4, whose values no type here has"
+        if self.block != NF4_BLOCK:
+            return f"NF4 in blocks of {self.block}, where {NF4_BLOCK} is kept"
+        return f"rows that no block of {NF4_BLOCK} divides" if self.shape[-1] % NF4_BLOCK else ""
+
+    def unfit_nested(self, first_row: int) -> str:
+        """Why rows from first_row on cannot keep their nested scales; empty where they can."""
+        if self.scales.code is None:
+            return "scales that are not nested"
+        if self.scales.block != NF4_NESTED or not np.array_equal(self.scales.code, NF4_NESTED_VALUES):
+            return "scales nested in another way than bitsandbytes does by itself"
+        whole = first_row * self.shape[-1] // NF4_BLOCK % NF4_NESTED == 0
+        return "" if whole else "a part of a matrix whose scales are nested together"
+
+    def blocks(self, file: InputFile, kind: str, begin: int, end: int) -> np.ndarray:
+        """Rows of nf4 or nf4-dq, where they fit: the same codes and scales."""
+        per_row = self.shape[-1] // NF4_BLOCK
+        first, last = begin * per_row, end * per_row
+        codes = file.read_array(self.offset + first * NF4_BLOCK // 2, (last - first) * NF4_BLOCK // 2)
+        codes = codes.reshape(end - begin, per_row, NF4_BLOCK // 2)
+        if kind == NF4_DQ:
+            offset = np.full((end - begin, 1), self.scales.offset, np.float32)
+            stored, nested = (part(first, last).reshape(end - begin, per_row) for part in (self.scales.stored, self.scales.nested))
+            return NestedRows(codes, stored, nested, offset).to_bytes()
+        absmax = np.ascontiguousarray(self.scales.read(first, last), "<f4").view(np.uint8).reshape(end - begin, per_row, 4)
+        return np.concatenate((absmax, codes), axis=2).reshape(end - begin, -1)
 
 
 def _four_bit(key: str, weight: SafetensorsEntry | None, where: Mapping[str, InputFile], state: SafetensorsEntry, kind: str,

@@ -16,7 +16,8 @@ import numpy as np
 from ..arch import HALF_SPLIT, Piece, hf_pieces
 from ..config import config_from_hf
 from ..errors import FormatError, UnsupportedError, escape
-from ..quant import TYPES, WeightType
+from ..mixes import Fallback
+from ..quant import NF4_DQ, TYPES, WeightType
 from . import bitsandbytes, vocabulary
 from .checkpoint import check_shapes, expected_shapes, same_rows
 from .hf_folder import HfFolder
@@ -61,6 +62,7 @@ class HfSource:
         if packed:
             found = bitsandbytes.unpacked(found, self._where)
         self._pieces = hf_pieces(self.config)
+        self._packed: dict[str, str] = {}              # tensors whose blocks are kept -> nf4 or nf4-dq
         self._entries = self._named(found)
         self._check_head()
         self._expected = {name: shape for name, shape in expected_shapes(self.config).items() if name in self._pieces}
@@ -96,7 +98,28 @@ class HfSource:
 
     def tensor(self, name: str) -> tuple[WeightType, tuple[int, ...], int]:
         _key, entry = self._entries[self._pieces[name][0].name]
-        return DTYPES[entry.dtype], self._expected[name], 0
+        return TYPES[self._packed[name]] if name in self._packed else DTYPES[entry.dtype], self._expected[name], 0
+
+    def keep_packed(self) -> dict[str, Fallback]:
+        """From now on matrices of bitsandbytes' NF4 are blocks of nf4 or nf4-dq, bit for bit, and no longer the values that it
+        would compute with, rounded to its type. What could not be kept, by name."""
+        unkept = {}
+        for name, pieces in self._pieces.items():
+            entry = self._entries[pieces[0].name][1]
+            if isinstance(entry, bitsandbytes.EightBitEntry):
+                unkept[name] = Fallback("int8", DTYPES[entry.dtype].name, "LLM.int8, whose one scale a row no type here has")
+            if not isinstance(entry, bitsandbytes.FourBitEntry):
+                continue
+            entries = [(self._entries[piece.name][1], piece.begin) for piece in pieces]
+            whys = [entry.unfit() for entry, _begin in entries]
+            nested = [entry.unfit_nested(begin) for entry, begin in entries]
+            if any(whys):
+                unkept[name] = Fallback("nf4", DTYPES[entry.dtype].name, next(filter(None, whys)))
+                continue
+            self._packed[name] = "nf4" if any(nested) else NF4_DQ
+            if any(nested) and any(entry.scales.code is not None for entry, _begin in entries):
+                unkept[name] = Fallback(NF4_DQ, "nf4", next(filter(None, nested)))
+        return unkept
 
     def read(self, name: str, begin: int, end: int) -> np.ndarray:
         """Rows [begin, end), which may lie in several pieces."""
@@ -107,12 +130,14 @@ class HfSource:
         for piece in self._pieces[name]:
             first, last = max(begin, 0), min(end, piece.count)
             if first < last:
-                parts.append(self._read_piece(piece, first, last))
+                parts.append(self._read_piece(piece, first, last, self._packed.get(name)))
             begin, end = begin - piece.count, end - piece.count
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _read_piece(self, piece: Piece, begin: int, end: int) -> np.ndarray:
+    def _read_piece(self, piece: Piece, begin: int, end: int, packed: str | None) -> np.ndarray:
         original, entry = self._entries[piece.name]
+        if packed is not None:
+            return entry.blocks(self._where[original], packed, piece.begin + begin, piece.begin + end)
         return entry.rows(self._where[original], piece.begin + begin, piece.begin + end)
 
     def verify(self, _name: str) -> bool:

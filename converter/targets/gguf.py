@@ -18,8 +18,9 @@ from ..config_rope import YARN_BETA_FAST, YARN_BETA_SLOW, yarn_sharpening
 from ..errors import UnsupportedError
 from ..families import EXPERTS, NO_ROPE, WINDOW
 from ..manifest import json_bytes
-from ..mixes import FALLBACKS, MIXES
+from ..mixes import MIXES, mix_of
 from ..output import OutputFile, check_output
+from ..plan import EXACT_ROLES
 from .base import Job, Meter, as_pieces, chat_warnings, chunks, main_type
 
 if TYPE_CHECKING:
@@ -232,10 +233,15 @@ def _rope_keys(config: ModelConfig) -> dict[str, tuple[int, Any]]:
 
 
 def _file_type(plan: Plan) -> int:
-    """A mix's own number, a K type's where it was asked for, whatever its rows fell back to; else that of most weights."""
+    """The number of the mix or type that was asked for, whatever some matrices got; of what was kept, that of the mix that it is,
+    or of the type of most weights."""
     if plan.asked in MIXES:
         return MIXES[plan.asked].file_type
-    return FILE_TYPES[plan.asked if plan.asked in FALLBACKS else main_type(plan)]
+    if plan.asked in FILE_TYPES:
+        return FILE_TYPES[plan.asked]
+    types = {tensor.name: tensor.type.name for tensor in plan.tensors if len(tensor.shape) > 1 and tensor.role not in EXACT_ROLES}
+    mix = mix_of(types, plan.config)
+    return MIXES[mix].file_type if mix else FILE_TYPES[main_type(plan)]
 
 
 def _typed(key: str, value: Any) -> tuple[int, Any]:
