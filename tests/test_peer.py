@@ -1,16 +1,20 @@
-"""llama.cpp, through llama-cpp-python, opens the GGUF files that we write and says what we say.
+"""llama.cpp, through llama-cpp-python, opens the GGUF files that we write and says what we say; its quantiser beside our encoders.
 
 Its KV cache is f16, so that one close choice in a text may fall otherwise: a first difference counts as equal reading only where
-our two best logits lie closer than 1e-2, and at least 18 of 20 texts are equal. Skipped where llama-cpp-python is not installed:
-it takes a long build and is not in the test extra.
+our two best logits lie closer than 1e-2, and at least 18 of 20 texts are equal. Of quantised types both programs round activations
+to 8 bits, each in blocks of its own. Skipped where llama-cpp-python is not installed: it takes a long build and is not in the test
+extra. A package that is only unpacked serves too, beside a llama.cpp that is built: PYTHONPATH names the one and LLAMA_CPP_LIB_PATH
+the other's libraries.
 """
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import families
+import gguf
 import models
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ import texts
 
 import converter
 import pyllama
+from pyllama.quantize import encode
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed; pip install llama-cpp-python")
 
@@ -97,3 +102,126 @@ def test_llama_cpp_gives_the_logits_of_every_family(name: str, tmp_path: Path) -
     theirs = np.array(llama.scores[:len(ids)])
     llama.close()
     assert np.abs(ours - theirs).max() <= (1e-2 if spec.gguf.startswith("gemma") else 1e-3)
+
+
+# ---- every type and mix ----
+
+PLAIN = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4")
+MIXED = ("q4_k_s", "q4_k_m", "q5_k_s", "q5_k_m", "q6_k")
+FITTING = ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "mxfp4", *MIXED)          # SmolLM2's rows of 576
+# What llama-quantize calls the type of a whole file.
+FILE_TYPES = {"f32": "ALL_F32", "q2_k": "MOSTLY_Q2_K", "q3_k": "MOSTLY_Q3_K_S", "q4_k": "MOSTLY_Q4_K_S", "q5_k": "MOSTLY_Q5_K_S",
+              "mxfp4": "MOSTLY_MXFP4_MOE"}
+SAME_BYTES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "mxfp4")
+NEW = 48                   # tokens of a text
+
+
+def wide_model(folder: Path, n_layers: int) -> Path:
+    """A Llama of transformers' own whose rows every block divides; GGUF, f32."""
+    spec = models.ModelSpec(seed=21, dim=256, hidden_dim=512, n_layers=n_layers, n_heads=8, n_kv_heads=2, vocab_size=403,
+                            tokenizer="spm", max_positions=512)
+    converter.convert(models.make_hf_model(folder / "hf", spec), folder / "f32.gguf", type="f32")
+    return folder / "f32.gguf"
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layers enough for the mixes' rules."""
+    return wide_model(tmp_path_factory.mktemp("deep"), 16)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Layers of random weights make each other's rounding larger: two."""
+    return wide_model(tmp_path_factory.mktemp("wide"), 2)
+
+
+def as_type(source: Path, out: Path, name: str) -> Path:
+    converter.convert(source, out, type=name, encoder=encode)
+    return out
+
+
+def llama_quantize(source: Path, out: Path, name: str, pure: bool = False) -> Path:
+    """`name` as llama-quantize writes it; pure: every matrix in that type."""
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.nthread = 2
+    params.ftype = int(gguf.LlamaFileType[FILE_TYPES.get(name, f"MOSTLY_{name.upper()}")])
+    params.pure = pure
+    assert llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), ctypes.byref(params)) == 0
+    return out
+
+
+def tensors_of(path: Path) -> dict[str, gguf.ReaderTensor]:
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+
+
+@pytest.mark.parametrize("name", dict.fromkeys((*PLAIN, *MIXED)))
+def test_a_file_is_what_llama_quantize_writes(deep: Path, name: str, tmp_path: Path) -> None:
+    """The same keys of the file, the same type of each tensor; the same bytes where an encoder has no choice."""
+    ours = as_type(deep, tmp_path / "ours.gguf", name)
+    theirs = llama_quantize(deep, tmp_path / "theirs.gguf", name, pure=name not in MIXED and name != "mxfp4")
+    keys = [converter.inspect(path)["metadata"] for path in (ours, theirs)]
+    for key in ("general.file_type", "general.quantization_version", "general.alignment", "general.architecture"):
+        assert keys[0][key] == keys[1][key], key
+    assert keys[0].keys() == keys[1].keys()
+    if name == "mxfp4":
+        return                                  # which llama-quantize gives to experts alone
+    found, expected = tensors_of(ours), tensors_of(theirs)
+    assert found.keys() == expected.keys()
+    for tensor, wanted in ((found[key], expected[key]) for key in found):
+        assert (tensor.name, tensor.tensor_type, tensor.data.shape) == (wanted.name, wanted.tensor_type, wanted.data.shape)
+        if name in SAME_BYTES:
+            assert np.array_equal(tensor.data, wanted.data), tensor.name
+
+
+@pytest.mark.parametrize("mix", MIXED)
+def test_the_mixes_fall_back_as_llama_quantize_s(smollm2_as: Callable[[str, str], Path], mix: str, tmp_path: Path) -> None:
+    source = smollm2_as("f32", "gguf")
+    ours = tensors_of(as_type(source, tmp_path / "ours.gguf", mix))
+    theirs = tensors_of(llama_quantize(source, tmp_path / "theirs.gguf", mix))
+    assert {name: tensor.tensor_type for name, tensor in ours.items()} == {name: tensor.tensor_type for name, tensor in theirs.items()}
+
+
+def check_text(path: Path, prompts: list[list[int]], off: float) -> None:
+    """The greedy text: llama.cpp, reading it, chooses each next token too, unless our two best logits lie closer together than the
+    two programs' logits lie apart, there or in the whole text, six times the root of their mean square; and that is at most `off`
+    of a logit's own spread."""
+    llama = llama_cpp.Llama(str(path), n_ctx=256, n_batch=256, n_threads=2, n_threads_batch=2, n_gpu_layers=0, verbose=False,
+                            logits_all=True, type_k=0, type_v=0, flash_attn=False)
+    n_other = n_tokens = 0
+    with pyllama.Model(path) as model, model.session(n_ctx=256) as session:
+        for ids in prompts:
+            new = np.array(model.generate(ids, max_new_tokens=NEW, temperature=0).token_ids)
+            session.truncate(0)
+            ours = session.eval([*ids, *new.tolist()], all_logits=True)[len(ids) - 1:-1]
+            assert np.array_equal(ours.argmax(axis=1), new)
+            llama.reset()
+            llama.eval([*ids, *new.tolist()])
+            theirs = np.array(llama.scores[len(ids) - 1:len(ids) + len(new) - 1])
+            difference = ours - theirs
+            difference -= difference.mean(axis=1, keepdims=True)         # what is added to every logit chooses nothing
+            apart = np.sqrt(np.square(difference).mean(axis=1))
+            assert np.sqrt(np.square(apart).mean()) <= off * ours.std(), (apart, ours.std())
+            apart = np.maximum(apart, np.sqrt(np.square(apart).mean()))
+            best = np.sort(ours, axis=1)[:, -2:]
+            other = theirs.argmax(axis=1) != new
+            assert (best[other, 1] - best[other, 0] <= 6 * apart[other]).all(), (best[other], apart[other])
+            n_other += int(other.sum())
+            n_tokens += len(new)
+    llama.close()
+    print(f"{path.name}: {n_other} of {n_tokens} tokens are other ones, the last text's logits {apart.mean() / ours.std():.2%} apart")
+    assert n_other <= n_tokens // 5            # of a random model, many of whose choices are close
+
+
+@pytest.mark.parametrize("name", dict.fromkeys((*PLAIN, *MIXED)))
+def test_the_text_of_every_type(wide: Path, name: str, tmp_path: Path) -> None:
+    path = as_type(wide, tmp_path / f"{name}.gguf", name)
+    check_text(path, [models.random_ids(seed, 24, 403) for seed in range(6)], 0.1)
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_the_text_of_a_real_model(smollm2_as: Callable[[str, str], Path], name: str, tmp_path: Path) -> None:
+    path = as_type(smollm2_as("f32", "gguf"), tmp_path / f"{name}.gguf", name)
+    with pyllama.Model(path) as model:
+        prompts = [model.encode(prompt) for prompt in texts.PROMPTS[:6]]
+    check_text(path, prompts, 0.1)
