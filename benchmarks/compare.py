@@ -26,6 +26,8 @@ PEER_BUILD_FLAGS = {
     "native": "-DGGML_NATIVE=ON",
     "avx2": "-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON",
 }
+# The peer is at its best with flash attention or without, with weights rearranged as it loads them or as they are in the file.
+PEER_SETTINGS = tuple(("--flash-attention", attention, "--repack", repack) for attention in ("0", "1") for repack in ("1", "0"))
 # Random weights in the shape of TinyLlama-1.1B: a model that no cache holds.
 SHAPE_1B = dict(dim=2048, hidden_dim=5632, n_layers=22, n_heads=32, n_kv_heads=4, vocab_size=32000)
 
@@ -59,6 +61,9 @@ ROWS = (
     Row("1.1B", "int8", "q8_0"),
     Row("1.1B", "f32", "f32", generate=32),
     Row("1.1B", "bf16", "bf16", generate=64),
+    Row("1.1B", "q4_k", "q4_k"),
+    Row("1.1B", "q6_k", "q6_k"),
+    Row("1.1B", "nf4", "q4_0"),
     Row("smollm2", "q8_0", "q8_0"),
     Row("smollm2", "q4_0", "q4_0"),
     Row("smollm2", "q8_0", "q8_0", prompt=0, generate=64, depth=2048),
@@ -222,16 +227,16 @@ def arguments_of(row: Row, threads: int) -> list[str]:
 
 
 def run_row(row: Row, options: argparse.Namespace) -> Result:
-    """Both sides in turns, after a pass in which the peer's faster attention setting is found."""
+    """Both sides in turns, after a pass in which the peer's fastest setting is found."""
     ours = [sys.executable, str(ROOT / "benchmarks" / "ours.py"), str(model_file(row.model, row.type, ".bin")),
             *arguments_of(row, options.threads)]  # fmt: skip
     if options.isa:
         ours += ["--isa", options.isa]
     peer = [str(peer_python("avx2" if options.isa == "avx2" else "native")), str(ROOT / "benchmarks" / "peer_llama_cpp.py"),
             str(model_file(row.model, row.peer_type, ".gguf")), *arguments_of(row, options.threads)]  # fmt: skip
-    probes = {flag: leg([*peer, "--flash-attention", flag]) for flag in ("0", "1")}
+    probes = {setting: leg([*peer, *setting]) for setting in PEER_SETTINGS}
     result = Result(row)
-    best = {key: max(probes, key=lambda flag, key=key: probes[flag][key]) for key in ("prompt", "generate")}
+    best = {key: max(probes, key=lambda setting, key=key: probes[setting][key]) for key in ("prompt", "generate")}
     for i in range(options.pairs):
         legs = [lambda: result.ours.append(leg(ours)), lambda: result.peer.append(peer_leg(peer, best))]
         for run in legs if i % 2 == 0 else reversed(legs):
@@ -239,11 +244,11 @@ def run_row(row: Row, options: argparse.Namespace) -> Result:
     return result
 
 
-def peer_leg(command: list[str], best: dict[str, str]) -> dict:
-    """The peer's leg; where its prompt and its generation want different attention settings it runs once with each."""
+def peer_leg(command: list[str], best: dict[str, tuple[str, ...]]) -> dict:
+    """The peer's leg; where its prompt and its generation want different settings it runs once with each."""
     if best["prompt"] == best["generate"]:
-        return leg([*command, "--flash-attention", best["prompt"]])
-    return {key: leg([*command, "--flash-attention", flag])[key] for key, flag in best.items()}
+        return leg([*command, *best["prompt"]])
+    return {key: leg([*command, *setting])[key] for key, setting in best.items()}
 
 
 # ---- output ----

@@ -25,11 +25,13 @@ def main() -> None:
     parser.add_argument("-b", "--batch", type=int, default=0, help="tokens in one pass, timed instead of single tokens")
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("--flash-attention", type=int, choices=(0, 1), default=0)
+    parser.add_argument("--repack", type=int, choices=(0, 1), default=1, help="weights rearranged for the processor, where it can")
     arguments = parser.parse_args()
 
     llama_cpp.llama_log_set(_quiet, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     model_params = llama_cpp.llama_model_default_params()
+    model_params.use_extra_bufts = bool(arguments.repack)
     model = llama_cpp.llama_model_load_from_file(arguments.model.encode(), model_params)
     if not model:
         raise SystemExit(f"{arguments.model}: llama.cpp cannot load it")
