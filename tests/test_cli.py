@@ -334,6 +334,7 @@ class Terminal:
         environment = {**os.environ, "XDG_STATE_HOME": str(home), "TERM": "dumb"}
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)      # a shell's background, where the tests may run, has it ignored
             os.execve(sys.executable, [sys.executable, "-m", "pyllama", *map(str, arguments)], environment)
         fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
         self.shown = ""

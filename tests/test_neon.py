@@ -37,7 +37,7 @@ NEON_CACHE = "f16"         # what a session gets where the weights are not F32
 # One type of each form that k_blocks.h multiplies, and the rest.
 BLOCK_TYPES = ("q2_k", "q6_k", "q4_k", "iq4_nl")
 MORE_BLOCK_TYPES = ("q3_k", "q5_k", "q5_0", "q5_1", "iq4_xs", "mxfp4", "nf4")
-BLOCK_SHAPE = models.ModelSpec(seed=34, dim=256, hidden_dim=512, n_layers=1, n_heads=4, n_kv_heads=2, head_dim=32, vocab_size=99)
+BLOCK_SHAPE = models.ModelSpec(seed=34, dim=256, hidden_dim=512, n_layers=1, n_heads=8, n_kv_heads=2, head_dim=32, vocab_size=99)
 BLOCK_IDS = models.random_ids(34, 45, BLOCK_SHAPE.vocab_size)      # more than panels are spread for, and an odd last tile
 
 pytestmark = [
