@@ -1,6 +1,6 @@
 /* cpu_norms.c: the small steps between the matrix products that only some models have: biases, norms of q and k, norms behind a
- * block, gates behind biases. Rows are shared out over the threads; a row is computed by one of them in the order of its columns. Called through the
- * table of ops. */
+ * block, gates behind biases. Rows are shared out over the threads; a row is computed by one of them in the order of its columns.
+ * Called through the table of ops. */
 #include "workspace.h"
 
 void rows_of_thread(const exec *e, uint32_t n_rows, uint32_t *begin, uint32_t *end) {

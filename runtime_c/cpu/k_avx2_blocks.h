@@ -23,7 +23,6 @@ W_BOTH(w_add, _mm256_add_epi32)
 W_BOTH(w_sub, _mm256_sub_epi32)
 W_FN words w_shr(words w, int n) { return (words){_mm256_srli_epi32(w.low, n), _mm256_srli_epi32(w.high, n)}; }
 W_FN words w_shl(words w, int n) { return (words){_mm256_slli_epi32(w.low, n), _mm256_slli_epi32(w.high, n)}; }
-W_FN words w_sar(words w, int n) { return (words){_mm256_srai_epi32(w.low, n), _mm256_srai_epi32(w.high, n)}; }
 #define w_shr_by(w, n) w_shr(w, n)                     /* by a number that need not be constant */
 #define w_shl_by(w, n) w_shl(w, n)
 /* (w & mask) | rest */

@@ -18,7 +18,6 @@ W_FN words w_add(words a, words b) { return _mm512_add_epi32(a, b); }
 W_FN words w_sub(words a, words b) { return _mm512_sub_epi32(a, b); }
 #define w_shr(w, n) _mm512_srli_epi32(w, (unsigned)(n))
 #define w_shl(w, n) _mm512_slli_epi32(w, (unsigned)(n))
-#define w_sar(w, n) _mm512_srai_epi32(w, (unsigned)(n))
 #define w_shr_by(w, n) w_shr(w, n)                     /* by a number that need not be constant */
 #define w_shl_by(w, n) w_shl(w, n)
 /* (w & mask) | rest */

@@ -142,7 +142,9 @@ TYPE_MIN(q4_k) {
 }
 TYPE_CODES(q4_k) { return nibbles(word_at(super, 4 + 8 * u + j), b); }
 #if BLOCKS_VNNI
-BLOCKS_FN words upper_q4_k(const uint8_t *super, int u, int b, int j) { return (void)b, w_and(word_at(super, 4 + 8 * u + j), bytes_of(0xf0)); }
+BLOCKS_FN words upper_q4_k(const uint8_t *super, int u, int b, int j) {
+    return (void)b, w_and(word_at(super, 4 + 8 * u + j), bytes_of(0xf0));
+}
 #else
 #define upper_q4_k NULL
 #endif
@@ -186,7 +188,7 @@ typedef struct blocks_kind {
     uint32_t super_bytes;
     scale_fn *scale, *min;
     codes_fn *codes;
-    codes_fn *upper;               /* 16 times the codes of the second 32 columns, where that is cheaper; else NULL */
+    codes_fn *upper;               /* 16 times the codes of the second 32 columns, where that is cheaper, for 1/16 of the scale; else NULL */
 } blocks_kind;
 
 BLOCKS_FN void spread(uint8_t *restrict unit, const uint8_t *restrict super, int u, blocks_kind kind) {

@@ -189,7 +189,7 @@ static uint64_t read_sum(const uint8_t *data, size_t size) {
     uint64x2_t sum[4] = { vdupq_n_u64(0), vdupq_n_u64(0), vdupq_n_u64(0), vdupq_n_u64(0) };
     for (size_t i = 0; i < size; i += 128)
         AK42_UNROLL for (size_t j = 0; j < 8; j++) {
-            if (j % 4 == 0) neon_prefetch(data + i + j * 16);
+            if (j % 4 == 0) ask_ahead(data + i + j * 16);
             sum[j % 4] = vaddq_u64(sum[j % 4], vreinterpretq_u64_u8(vld1q_u8(data + i + j * 16)));
         }
     return vaddvq_u64(vaddq_u64(vaddq_u64(sum[0], sum[1]), vaddq_u64(sum[2], sum[3])));

@@ -69,13 +69,6 @@ NEON_FN float32x4_t neon_exp(float32x4_t x) {
     return vbslq_f32(vcltq_f32(x, lowest), vdupq_n_f32(0.0f), p);
 }
 
-/* Weights are read once, from memory: they are asked for this far ahead. Addresses past the end do no
- * harm. */
-enum { NEON_AHEAD = 2048 };
-NEON_FN void neon_prefetch(const uint8_t *p) {
-    __builtin_prefetch((const void *)((uintptr_t)p + NEON_AHEAD));
-}
-
 /* Keeps the compiler from holding on to what it has loaded: where loading again is cheap and registers are
  * short. */
 #define NEON_LOAD_ANEW() __asm__ volatile("" ::: "memory")
@@ -123,7 +116,7 @@ NEON_FN void neon_tile(float32x4_t *sum, const uint8_t *panels, size_t panel_byt
         AK42_UNROLL for (int i = 0; i < np * 2; i++) {
             const uint8_t *p = panels + (size_t)(i / 2) * panel_bytes;
             NEON_LOAD_ANEW();
-            if (n < 4 && i % 2 == 0) neon_prefetch(p);
+            if (n < 4 && i % 2 == 0) ask_ahead(p);
             float32x4_t w[2][2];
             neon_pair(w, p, i % 2, form);
             AK42_UNROLL for (int t = 0; t < n; t++) {

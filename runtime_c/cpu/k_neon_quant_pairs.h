@@ -76,7 +76,7 @@ QUANT_FN void pair_panels(const gemm_args *args, int pairs, quant_form form) {
             AK42_UNROLL for (int i = 0; i < 4; i++) pair_open(&sum[i][0][p], &sum[i][1][p], first[i], second[i]);
         }
         for (uint32_t i = 0; i < args->n_super; i++, super += super_bytes) {
-            for (size_t line = 0; line < super_bytes; line += CACHE_LINE) neon_prefetch(super + line);
+            for (size_t line = 0; line < super_bytes; line += CACHE_LINE) ask_ahead(super + line);
             AK42_UNROLL for (int block = 0; block < 2; block++, act += n * ACT_Q8_BLOCK_BYTES)
                 pair_block(sum, super, act, n, pairs, form, args->group_size, block);
         }
