@@ -138,9 +138,9 @@ static part part_open(const exec *e, const matrix *w, uint32_t panel, uint32_t n
 
 /* out (+)= rows of in times panels [panel, panel + n_panels) of w. With many rows the panels are a group, and each part of it is used
  * by all tiles of rows while it is in the cache; the sums wait in between in out, or, where they are to be added there, beside it.
- * With gate, (n_rows, ldg), gate = act(gate) * out at last. */
+ * With gate, (n_rows, ldg), gate = act(gate) * out at last. next: what this thread multiplies after this. */
 static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel, uint32_t n_panels, uint32_t n_rows, float *out,
-                     size_t ldo, bool accumulate, float *gate, size_t ldg) {
+                     size_t ldo, bool accumulate, float *gate, size_t ldg, place next) {
     const uint32_t nr = in->form.nr, step = n_rows > nr ? part_supers(w) : w->n_super;
     kernel_outliers *const outliers = e->model->kernels.outliers[w->kernels - e->model->kernels.types];
     float *sums = accumulate ? area_of(e)->sums : out;
@@ -156,6 +156,7 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
                 .n_panels = n_panels, .act = in->data + row * in->row_bytes + rows * act_token_bytes(in->form.kind, first * SUPER_K),
                 .n_tokens = rows, .n_super = p.n_super, .super_bytes = p.super_bytes, .group_size = w->group_size,
                 .start = first ? sums + row * ld_sums : NULL, .ld_start = ld_sums, .accumulate = last && accumulate,
+                .next = n_rows > nr ? NULL : next.panels, .next_panel_bytes = next.panel_bytes,
             });
             if (last && in->form.kind == ACT_Q8)
                 outliers(&(outliers_args){
@@ -173,28 +174,58 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
 /* ---- shares ---- */
 
 /* The panels of a product are drawn by the threads in pieces, [begin, end), large ones first and ever smaller ones, so that all end
- * together. Every thread walks the same list. */
+ * together. Every thread walks the same list; its first piece is the one of its own number. Where weights are read once, a piece is drawn
+ * before the one before it is done, so that it can be asked for in time. */
 typedef struct share {
     uint32_t n_panels, least;
-    uint32_t n_drawn, begin, end;
+    bool early;
+    uint32_t n_walked, walked;         /* pieces of the list, and their panels */
+    uint32_t begin, end;
+    uint32_t next, next_end;           /* the piece after this; n_panels: none, or, where it is not early, not yet known */
 } share;
 
+static void share_walk(const exec *e, share *s, uint32_t index) {
+    s->next = s->next_end = s->n_panels;
+    for (; s->walked < s->n_panels && s->n_walked <= index; s->n_walked++) {
+        const uint32_t left = s->n_panels - s->walked, size = left / (2 * e->team->n_threads) / s->least * s->least;
+        s->next = s->walked;
+        s->walked += size ? size : left < s->least ? left : s->least;
+    }
+    if (s->n_walked > index) s->next_end = s->walked;
+    else s->next = s->n_panels;
+}
+
 /* least: a group, or what is read in a few microseconds; even, because kernels take panels in pairs. */
-static share share_of(const matrix *w, uint32_t n_panels, uint32_t n_rows) {
-    const uint64_t panels = n_rows > w->kernels->nr ? group_panels(w) : SHARE_BYTES / w->panel_bytes / 2 * 2;
-    return (share){n_panels, panels < 2 ? 2 : (uint32_t)panels, 0, 0, 0};
+static share share_of(const exec *e, const matrix *w, uint32_t n_panels, uint32_t n_rows) {
+    const bool many = n_rows > w->kernels->nr;
+    const uint64_t panels = many ? group_panels(w) : SHARE_BYTES / w->panel_bytes / 2 * 2;
+    share s = {.n_panels = n_panels, .least = panels < 2 ? 2 : (uint32_t)panels, .early = !many};
+    share_walk(e, &s, e->team->thread);
+    return s;
 }
 
 /* Goes on to the next piece that is this thread's; false where none is left. */
 static bool share_draw(exec *e, share *s) {
-    const uint32_t parts = 2 * e->team->n_threads, index = team_next(e->team, s->n_panels);
-    for (; s->end < s->n_panels && s->n_drawn <= index; s->n_drawn++) {
-        const uint32_t left = s->n_panels - s->end, size = left / parts / s->least * s->least;
-        s->begin = s->end;
-        s->end += size ? size : left < s->least ? left : s->least;
-    }
-    return s->n_drawn > index;
+    const uint32_t others = e->team->n_threads;
+    if (!s->early && s->end) share_walk(e, s, others + team_next(e->team, s->n_panels));
+    s->begin = s->next;
+    s->end = s->next_end;
+    if (s->begin == s->n_panels) return false;
+    if (s->early) share_walk(e, s, others + team_next(e->team, s->n_panels));
+    else s->next = s->n_panels;
+    return true;
 }
+
+/* A product begins, for this thread, at `at`; returns where the one after it will, by what the pass before did. */
+static place product_begins(const exec *e, place at) {
+    thread_area *area = area_of(e);
+    if (!area->n_products) return (place){NULL, 0};
+    const uint32_t i = area->product++ % area->n_products;
+    area->starts[i] = at;
+    return area->starts[(i + 1) % area->n_products];
+}
+
+static place place_of(const matrix *w, uint32_t panel) { return (place){w->panels + panel * w->panel_bytes, w->panel_bytes}; }
 
 /* ---- the products ---- */
 
@@ -207,22 +238,33 @@ typedef struct product {
     bool accumulate;
 } product;
 
-static void product_panels(exec *e, const product *p, uint32_t begin, uint32_t end, uint32_t n_rows) {
+static void product_panels(exec *e, const product *p, uint32_t begin, uint32_t end, uint32_t n_rows, place next) {
     const uint32_t step = n_rows > p->in->form.nr ? group_panels(p->w) : end - begin;
     for (uint32_t panel = begin; panel < end; panel += step)
         multiply(e, p->w, p->in, panel, end - panel < step ? end - panel : step, n_rows, p->out + (size_t)panel * PANEL_ROWS, p->ldo,
-                 p->accumulate, NULL, 0);
+                 p->accumulate, NULL, 0, next);
+}
+
+/* A panel of several products' panels in a row; behind the last: `after`. */
+static place products_place(const product *products, uint32_t n, uint32_t panel, place after) {
+    for (uint32_t i = 0; i < n; panel -= products[i++].w->n_panels)
+        if (panel < products[i].w->n_panels) return place_of(products[i].w, panel);
+    return after;
 }
 
 static void run_products(exec *e, const product *products, uint32_t n, uint32_t n_rows) {
     uint32_t n_panels = 0;
     for (uint32_t i = 0; i < n; i++) n_panels += products[i].w->n_panels;
-    for (share s = share_of(products->w, n_panels, n_rows); share_draw(e, &s);) {
+    share s = share_of(e, products->w, n_panels, n_rows);
+    const place after = product_begins(e, products_place(products, n, s.next, (place){NULL, 0}));
+    while (share_draw(e, &s)) {
         uint32_t first = 0;                        /* the panel of the list at which products[i] begins */
         for (uint32_t i = 0; i < n; first += products[i++].w->n_panels) {
             const uint32_t last = first + products[i].w->n_panels;
             const uint32_t from = s.begin > first ? s.begin : first, to = s.end < last ? s.end : last;
-            if (from < to) product_panels(e, &products[i], from - first, to - first, n_rows);
+            if (from < to)
+                product_panels(e, &products[i], from - first, to - first, n_rows,
+                               products_place(products, n, to < s.end ? to : s.next, after));
         }
     }
     team_barrier(e->team);
@@ -255,12 +297,16 @@ void cpu_norm_gate_up(exec *e, buffer out, const matrix *w1, const matrix *w3, b
     const packed *in1 = packed_for(&in, w1), *in3 = packed_for(&in, w3);
     const uint32_t step1 = step_panels(w1, n_rows), step3 = step_panels(w3, n_rows), step = step1 < step3 ? step1 : step3;
 
-    for (share s = share_of(w1, w1->n_panels, n_rows); share_draw(e, &s);) {
+    share s = share_of(e, w1, w1->n_panels, n_rows);
+    const place after = product_begins(e, place_of(w1, s.next));
+    while (share_draw(e, &s)) {
         for (uint32_t panel = s.begin; panel < s.end; panel += step) {
             const uint32_t n_panels = s.end - panel < step ? s.end - panel : step;
+            const uint32_t next = panel + n_panels < s.end ? panel + n_panels : s.next;
             float *gate = buffer_row(e, out, 0) + (size_t)panel * PANEL_ROWS;
-            multiply(e, w1, in1, panel, n_panels, n_rows, gate, e->ws->ld[out], false, NULL, 0);
-            multiply(e, w3, in3, panel, n_panels, n_rows, area->sums, SUMS_LD, false, gate, e->ws->ld[out]);
+            multiply(e, w1, in1, panel, n_panels, n_rows, gate, e->ws->ld[out], false, NULL, 0, place_of(w3, panel));
+            multiply(e, w3, in3, panel, n_panels, n_rows, area->sums, SUMS_LD, false, gate, e->ws->ld[out],
+                     next < w1->n_panels ? place_of(w1, next) : after);
         }
     }
     team_barrier(e->team);
@@ -310,13 +356,17 @@ void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm) {
     pack_input(e, &in, &head, 1);
     const packed *p = packed_for(&in, head);
     const uint32_t step = step_panels(head, n_rows);
-    for (share s = share_of(head, head->n_panels, n_rows); share_draw(e, &s);) {
+    share s = share_of(e, head, head->n_panels, n_rows);
+    const place after = product_begins(e, place_of(head, s.next));
+    while (share_draw(e, &s)) {
         for (uint32_t panel = s.begin; panel < s.end; panel += step) {
             const uint32_t n_panels = s.end - panel < step ? s.end - panel : step;
             const uint32_t first = panel * PANEL_ROWS;
             const uint32_t width = head->rows - first < n_panels * PANEL_ROWS ? head->rows - first : n_panels * PANEL_ROWS;
             const float *found = area->sums;
-            multiply(e, head, p, panel, n_panels, n_rows, area->sums, SUMS_LD, false, NULL, 0);
+            const uint32_t next = panel + n_panels < s.end ? panel + n_panels : s.next;
+            multiply(e, head, p, panel, n_panels, n_rows, area->sums, SUMS_LD, false, NULL, 0,
+                     next < head->n_panels ? place_of(head, next) : after);
             for (uint32_t row = 0; row < b->n_rows; row++) {
                 if (!b->logits[row]) continue;
                 float *logits = b->logits[row] + first;

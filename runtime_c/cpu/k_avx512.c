@@ -23,14 +23,14 @@ AVX512_FN void float_step(__m512 sum[24], __m512 *w, const float *x, int np, int
 }
 
 /* A k-pair of np panels. */
-AVX512_FN void float_pair(__m512 sum[24], const uint8_t *panel, size_t panel_bytes, const float *x, int np,
-                          int n, float_form form) {
+AVX512_FN void float_pair(__m512 sum[24], const uint8_t *panel, size_t panel_bytes, const size_t *far, const float *x,
+                          int np, int n, float_form form) {
     __m512 first[4], second[4];
     AK42_UNROLL for (int p = 0; p < np; p++) {
         const uint8_t *at = panel + (size_t)p * panel_bytes;
         if (n < FLOAT_NR) {
-            ask_ahead(at);
-            if (form == FORM_F32) ask_ahead(at + 64);
+            ask_line(at, far[p]);
+            if (form == FORM_F32) ask_line(at + 64, far[p]);
         }
         if (form == FORM_F16) avx512_part_f16(&first[p], &second[p], at);
         else first[p] = form == FORM_F32 ? _mm512_load_ps(at) : avx512_bf16_first(_mm512_load_si512(at));
@@ -53,9 +53,14 @@ AVX512_FN void float_tile(const gemm_args *args, uint32_t panel, int np, int n, 
     AK42_UNROLL for (int p = 0; p < np; p++)
         AK42_UNROLL for (int t = 0; t < n; t++)
             sum[p * n + t] = avx512_start(args, (size_t)t, panel + (size_t)p);
-    for (uint32_t i = 0; i < args->n_super * (SUPER_K / 4); i++, w += 2 * pair_bytes, x += 4 * n) {
-        float_pair(sum, w, args->panel_bytes, x, np, n, form);
-        float_pair(sum, w + pair_bytes, args->panel_bytes, x + 2 * n, np, n, form);
+    for (size_t left = args->n_super * (SUPER_K / 2) * pair_bytes, bytes; left; left -= bytes) {
+        size_t far[4];
+        AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far(left, gemm_jump(args, panel, (uint32_t)np, (uint32_t)p));
+        bytes = ahead_bytes(left);
+        for (size_t i = 0; i < bytes; i += 2 * pair_bytes, w += 2 * pair_bytes, x += 4 * n) {
+            float_pair(sum, w, args->panel_bytes, far, x, np, n, form);
+            float_pair(sum, w + pair_bytes, args->panel_bytes, far, x + 2 * n, np, n, form);
+        }
     }
     AK42_UNROLL for (int p = 0; p < np; p++)
         AK42_UNROLL for (int t = 0; t < n; t++) {

@@ -28,21 +28,26 @@ BF16_FN void bf16_tile(const gemm_args *args, uint32_t panel, int np, int n) {
     AK42_UNROLL for (int p = 0; p < np; p++)
         AK42_UNROLL for (int t = 0; t < n; t++)
             sum[p * n + t] = avx512_start(args, (size_t)t, panel + (size_t)p);
-    for (uint32_t i = 0; i < args->n_super * (SUPER_K / 4); i++, w += 128, x += 8 * n)
-        AK42_UNROLL for (int pair = 0; pair < 2; pair++) {
-            __m512i line[4];
-            AK42_UNROLL for (int p = 0; p < np; p++) {
-                const uint8_t *at = w + (size_t)p * args->panel_bytes + pair * 64;
-                if (n < BF16_NR) ask_ahead(at);
-                line[p] = _mm512_load_si512(at);
-                if (n > 1) AK42_KEEP(line[p]);
+    for (size_t left = args->n_super * (SUPER_K * 32), bytes; left; left -= bytes) {
+        size_t far[4];
+        AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far(left, gemm_jump(args, panel, (uint32_t)np, (uint32_t)p));
+        bytes = ahead_bytes(left);
+        for (size_t i = 0; i < bytes; i += 128, w += 128, x += 8 * n)
+            AK42_UNROLL for (int pair = 0; pair < 2; pair++) {
+                __m512i line[4];
+                AK42_UNROLL for (int p = 0; p < np; p++) {
+                    const uint8_t *at = w + (size_t)p * args->panel_bytes + pair * 64;
+                    if (n < BF16_NR) ask_line(at, far[p]);
+                    line[p] = _mm512_load_si512(at);
+                    if (n > 1) AK42_KEEP(line[p]);
+                }
+                AK42_UNROLL for (int t = 0; t < n; t++) {
+                    const __m512i a = pair_at(x + (pair * n + t) * 4);
+                    AK42_UNROLL for (int p = 0; p < np; p++)
+                        sum[p * n + t] = dot_pairs(sum[p * n + t], line[p], a);
+                }
             }
-            AK42_UNROLL for (int t = 0; t < n; t++) {
-                const __m512i a = pair_at(x + (pair * n + t) * 4);
-                AK42_UNROLL for (int p = 0; p < np; p++)
-                    sum[p * n + t] = dot_pairs(sum[p * n + t], line[p], a);
-            }
-        }
+    }
     AK42_UNROLL for (int p = 0; p < np; p++)
         AK42_UNROLL for (int t = 0; t < n; t++) {
             float *out = args->out + (size_t)t * args->ldo + (panel + (uint32_t)p) * PANEL_ROWS;

@@ -117,22 +117,19 @@ QUANT_FN void quant_prepare(quant_start *start, const uint8_t *act, uint32_t n_b
 }
 
 /* Asks for the lines that come later, a few at each step. Not in unpacked panels, which are in the cache. */
-typedef struct quant_ahead {
-    size_t near, far;                  /* bytes */
-} quant_ahead;
-QUANT_FN void quant_ask(const uint8_t *super, quant_ahead ahead, size_t panel_bytes, int np, quant_form form, int step) {
+QUANT_FN void quant_ask(const uint8_t *super, const size_t *far, size_t panel_bytes, int np, quant_form form, int step) {
     const int n_lines = form == QUANT_4_0 ? 9 : form == QUANT_4_1 ? 10 : 17;
     if (quant_is_wide(form)) return;
     AK42_UNROLL for (int p = 0; p < np; p++) {
         const uint8_t *line = super + (size_t)p * panel_bytes + step * CACHE_LINE;
-        if (step < n_lines) ask_line(line, ahead.near, ahead.far);
-        if (step + 16 < n_lines) ask_line(line + 16 * CACHE_LINE, ahead.near, ahead.far);
+        if (step < n_lines) ask_line(line, far[p]);
+        if (step + 16 < n_lines) ask_line(line + 16 * CACHE_LINE, far[p]);
     }
 }
 
 /* One activation block of m tokens against np panels; i is the block's index in the piece. */
 QUANT_FN void quant_block(__m512 sum[16], const quant_start *start, uint32_t i, const uint8_t *super,
-                          quant_ahead ahead, size_t panel_bytes, const uint8_t *act, quant_tokens tokens, int np, int m,
+                          const size_t *far, size_t panel_bytes, const uint8_t *act, quant_tokens tokens, int np, int m,
                           quant_form form, uint32_t group, int block) {
     const uint8_t *q = act + (size_t)tokens.first * ACT_BLOCK;
     const uint8_t *d = act + (size_t)tokens.n * ACT_BLOCK + (size_t)tokens.first * 4;
@@ -143,7 +140,7 @@ QUANT_FN void quant_block(__m512 sum[16], const quant_start *start, uint32_t i, 
 
     QUANT_UNROLL for (int g = 0; g < 8; g++) {
         __m512i w[2];
-        quant_ask(super, ahead, panel_bytes, np, form, block * 8 + g);
+        quant_ask(super, far, panel_bytes, np, form, block * 8 + g);
         AK42_UNROLL for (int p = 0; p < np; p++)
             w[p] = quant_load(form, group, super + (size_t)p * panel_bytes, block, g);
         AK42_UNROLL for (int t = 0; t < m; t++) {
@@ -177,7 +174,9 @@ QUANT_FN void quant_tile(const gemm_args *args, uint32_t panel, quant_tokens tok
     const size_t block_bytes = (size_t)tokens.n * ACT_Q8_BLOCK_BYTES;
     const uint8_t *super = args->panels + panel * args->panel_bytes, *act = args->act;
     const uint8_t *end = super + args->n_super * super_bytes;
+    size_t jump[2];
     __m512 sum[16];
+    AK42_UNROLL for (int p = 0; p < np; p++) jump[p] = gemm_jump(args, panel, (uint32_t)np, (uint32_t)p);
     AK42_UNROLL for (int p = 0; p < np; p++)
         AK42_UNROLL for (int t = 0; t < m; t++)
             sum[p * m + t] = avx512_start(args, tokens.first + (uint32_t)t, panel + (uint32_t)p);
@@ -186,11 +185,10 @@ QUANT_FN void quant_tile(const gemm_args *args, uint32_t panel, quant_tokens tok
         quant_start start;
         quant_prepare(&start, act, piece * 2, tokens, m, form);
         for (uint32_t i = 0; i < piece * 2; i += 2, super += super_bytes, act += 2 * block_bytes) {
-            /* beyond the end of these panels come the next np */
-            const size_t left = (size_t)(end - super), jump = (size_t)(np - 1) * args->panel_bytes;
-            const quant_ahead ahead = {AHEAD_NEAR + (left > AHEAD_NEAR ? 0 : jump), AHEAD_FAR + (left > AHEAD_FAR ? 0 : jump)};
-            quant_block(sum, &start, i, super, ahead, args->panel_bytes, act, tokens, np, m, form, group, 0);
-            quant_block(sum, &start, i + 1, super, ahead, args->panel_bytes, act + block_bytes, tokens, np, m, form,
+            size_t far[2];
+            AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far((size_t)(end - super), jump[p]);
+            quant_block(sum, &start, i, super, far, args->panel_bytes, act, tokens, np, m, form, group, 0);
+            quant_block(sum, &start, i + 1, super, far, args->panel_bytes, act + block_bytes, tokens, np, m, form,
                         group, 1);
         }
         left -= piece;

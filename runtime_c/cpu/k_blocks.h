@@ -354,15 +354,27 @@ BLOCKS_FN void spread_units(uint8_t *wide, const uint8_t *panel, uint32_t first,
                     spread(wide + (uint32_t)u * form_bytes(kind.form) + part * PART_BYTES, panel + part * PART_BYTES, u, kind);
 }
 
+/* Where a panel ends, and what is read after it (k_simd.h). */
+typedef struct panel_end {
+    const uint8_t *at;
+    size_t jump;
+} panel_end;
+BLOCKS_FN panel_end end_of(const gemm_args *a, uint32_t panel, int np, int p) {
+    return (panel_end){a->panels + (panel + (uint32_t)p + 1) * a->panel_bytes, gemm_jump(a, panel, (uint32_t)np, (uint32_t)p)};
+}
+BLOCKS_FN size_t far_of(const uint8_t *line, panel_end end) { return ahead_far((size_t)(end.at - line), end.jump); }
+
 /* Asks ahead for what n units of a panel take. */
-BLOCKS_FN void ask_units(const uint8_t *panel, uint32_t unit, uint32_t n, blocks_kind kind) {
+BLOCKS_FN void ask_units(const uint8_t *panel, uint32_t unit, uint32_t n, panel_end end, blocks_kind kind) {
     const uint32_t bytes = kind.super_bytes / (uint32_t)kind.units;
-    for (uint32_t i = 0; i < n * bytes; i += CACHE_LINE) ask_ahead(panel + (size_t)unit * bytes + i);
+    const uint8_t *first = panel + (size_t)unit * bytes;
+    const size_t far = far_of(first, end);
+    for (uint32_t i = 0; i < n * bytes; i += CACHE_LINE) ask_line(first + i, far);
 }
 /* The same for one of n equal shares of a superblock's lines, so that there is work between the requests. */
-BLOCKS_FN void ask_share(const uint8_t *super, int share, int n, blocks_kind kind) {
+BLOCKS_FN void ask_share(const uint8_t *super, size_t far, int share, int n, blocks_kind kind) {
     const int n_lines = (int)kind.super_bytes / CACHE_LINE;
-    AK42_UNROLL for (int i = share * n_lines / n; i < (share + 1) * n_lines / n; i++) ask_ahead(super + i * CACHE_LINE);
+    AK42_UNROLL for (int i = share * n_lines / n; i < (share + 1) * n_lines / n; i++) ask_line(super + i * CACHE_LINE, far);
 }
 
 BLOCKS_FN void put_totals(const gemm_args *a, const floats *total, uint32_t panel, int np) {
@@ -377,7 +389,7 @@ BLOCKS_FN void put_totals(const gemm_args *a, const floats *total, uint32_t pane
  * detour through memory, which would be most of the work where tokens are few. All dots of a unit go on side by side, as each waits for
  * its last. */
 BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], const float (*sums)[BLOCKS_NR], const uint8_t *super,
-                              const uint8_t *act, uint32_t n_units, uint32_t n, int m, blocks_kind kind) {
+                              size_t far, const uint8_t *act, uint32_t n_units, uint32_t n, int m, blocks_kind kind) {
     const int quads = form_group(kind.form) / 4, groups = form_groups(kind.form);
     AK42_UNROLL for (int u = 0; u < kind.units; u++) {
         if (kind.units == 2 && (uint32_t)u >= n_units) break;
@@ -386,7 +398,7 @@ BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], con
         AK42_UNROLL for (int g = 0; g < groups; g++)
             AK42_UNROLL for (int t = 0; t < m; t++) dot[g][t] = w_set1((uint32_t)dots[u * groups + g][t]);
         AK42_UNROLL for (int j = 0; j < 8; j++) {
-            if (BLOCKS_PARTS == 1) ask_share(super, u * 8 + j, kind.units * 8, kind);
+            if (BLOCKS_PARTS == 1) ask_share(super, far, u * 8 + j, kind.units * 8, kind);
             AK42_UNROLL for (int b = 0; b < 2; b++) {
                 const words w = b && kind.upper ? kind.upper(super, u, b, j) : kind.codes(super, u, b, j);
                 const int g = (b * 8 + j) / quads;
@@ -409,19 +421,20 @@ BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], con
     }
 }
 
-/* All of K of one panel, m tokens. */
-BLOCKS_FN void multiply_panel(floats *total, const blocks_start *start, const uint8_t *panel, const uint8_t *act, uint32_t begin,
-                              uint32_t end, uint32_t n, int m, blocks_kind kind) {
+/* Units [begin, end) of one panel, m tokens. */
+BLOCKS_FN void multiply_panel(floats *total, const blocks_start *start, const uint8_t *panel, panel_end behind, const uint8_t *act,
+                              uint32_t begin, uint32_t end, uint32_t n, int m, blocks_kind kind) {
     floats sum[BLOCKS_PARTS * BLOCKS_NR];
     for (int part = 0; part < BLOCKS_PARTS; part++)
         AK42_UNROLL for (int t = 0; t < m; t++) sum[part * m + t] = total[t * BLOCKS_PARTS + part];
     const uint32_t units = (uint32_t)kind.units, groups = (uint32_t)form_groups(kind.form);
     const uint8_t *super = panel + (size_t)(begin / units) * kind.super_bytes;
     for (uint32_t u = begin; u < end; u += units, super += kind.super_bytes) {
-        if (BLOCKS_PARTS > 1) ask_units(super, 0, units, kind);
+        const size_t far = far_of(super, behind);
+        if (BLOCKS_PARTS > 1) ask_units(super, 0, units, behind, kind);
         for (int part = 0; part < BLOCKS_PARTS; part++)
             multiply_super(sum + part * m, start->dot + (u - begin) * groups, start->s + (u - begin) * groups, super + part * PART_BYTES,
-                           act + (size_t)(u - begin) * 2 * n * ACT_Q8_BLOCK_BYTES, end - u, n, m, kind);
+                           far, act + (size_t)(u - begin) * 2 * n * ACT_Q8_BLOCK_BYTES, end - u, n, m, kind);
     }
     for (int part = 0; part < BLOCKS_PARTS; part++)
         AK42_UNROLL for (int t = 0; t < m; t++) total[t * BLOCKS_PARTS + part] = sum[part * m + t];
@@ -451,14 +464,14 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
                 multiply_tile(total, &start, 0, from + begin * unit_bytes, a->panel_bytes, act, end - begin, a->n_tokens, np,
                               kind.form);
             } else if (a->n_tokens == 1) {
-                multiply_panel(total, &start, from, act, begin, end, 1, 1, kind);
+                multiply_panel(total, &start, from, end_of(a, panel, 1, 0), act, begin, end, 1, 1, kind);
             } else if (a->n_tokens == 2) {
-                multiply_panel(total, &start, from, act, begin, end, 2, 2, kind);
+                multiply_panel(total, &start, from, end_of(a, panel, 1, 0), act, begin, end, 2, 2, kind);
             } else {
                 for (uint32_t u = begin; u < end; u += NARROW_UNITS) {
                     const uint32_t n = end - u < NARROW_UNITS ? end - u : NARROW_UNITS;
                     for (int p = 0; p < np; p++) {
-                        ask_units(from + (size_t)p * a->panel_bytes, u, n, kind);
+                        ask_units(from + (size_t)p * a->panel_bytes, u, n, end_of(a, panel, np, p), kind);
                         spread_units(buffer + (size_t)p * NARROW_UNITS * FORM_BYTES_MAX, from + (size_t)p * a->panel_bytes, u, n,
                                      kind);
                     }

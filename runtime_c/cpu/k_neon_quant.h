@@ -122,11 +122,13 @@ QUANT_FN void quant_block(float32x4_t (*sum)[4], const uint8_t *super, const uin
 QUANT_FN void quant_panels(const gemm_args *args, int n, quant_form form) {
     const size_t super_bytes = quant_head_bytes(form, args->group_size) + (quant_is_8(form) ? 1024 : 512);
     for (uint32_t p = 0; p < args->n_panels; p++) {
-        const uint8_t *super = args->panels + p * args->panel_bytes, *act = args->act;
+        const uint8_t *super = args->panels + p * args->panel_bytes, *end = super + args->n_super * super_bytes, *act = args->act;
+        const size_t jump = gemm_jump(args, p, 1, 0);
         float32x4_t sum[QUANT_NR][4];
         AK42_UNROLL for (int t = 0; t < n; t++) neon_start(sum[t], args, (size_t)t, p);
         for (uint32_t i = 0; i < args->n_super; i++, super += super_bytes) {
-            for (size_t line = 0; line < super_bytes; line += CACHE_LINE) ask_ahead(super + line);
+            const size_t far = ahead_far((size_t)(end - super), jump);
+            for (size_t line = 0; line < super_bytes; line += CACHE_LINE) ask_line(super + line, far);
             AK42_UNROLL for (int block = 0; block < 2; block++, act += n * ACT_Q8_BLOCK_BYTES)
                 quant_block(sum, super, act, n, form, args->group_size, block);
         }

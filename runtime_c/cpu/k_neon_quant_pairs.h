@@ -67,7 +67,8 @@ QUANT_FN void pair_panels(const gemm_args *args, int pairs, quant_form form) {
     const size_t super_bytes = quant_head_bytes(form, args->group_size) + (quant_is_8(form) ? 1024 : 512);
     const uint32_t n = args->n_tokens;
     for (uint32_t panel = 0; panel < args->n_panels; panel++) {
-        const uint8_t *super = args->panels + panel * args->panel_bytes, *act = args->act;
+        const uint8_t *super = args->panels + panel * args->panel_bytes, *end = super + args->n_super * super_bytes, *act = args->act;
+        const size_t jump = gemm_jump(args, panel, 1, 0);
         pair_sums sum;
         AK42_UNROLL for (int p = 0; p < pairs; p++) {
             float32x4_t first[4], second[4];
@@ -76,7 +77,8 @@ QUANT_FN void pair_panels(const gemm_args *args, int pairs, quant_form form) {
             AK42_UNROLL for (int i = 0; i < 4; i++) pair_open(&sum[i][0][p], &sum[i][1][p], first[i], second[i]);
         }
         for (uint32_t i = 0; i < args->n_super; i++, super += super_bytes) {
-            for (size_t line = 0; line < super_bytes; line += CACHE_LINE) ask_ahead(super + line);
+            const size_t far = ahead_far((size_t)(end - super), jump);
+            for (size_t line = 0; line < super_bytes; line += CACHE_LINE) ask_line(super + line, far);
             AK42_UNROLL for (int block = 0; block < 2; block++, act += n * ACT_Q8_BLOCK_BYTES)
                 pair_block(sum, super, act, n, pairs, form, args->group_size, block);
         }

@@ -27,15 +27,19 @@
  * for many lines at once, and shortly before its use into the first, whose few open requests are then soon answered. So reading goes on
  * while there is arithmetic, and over the pages at which processors stop asking by themselves. Addresses past the end do no harm. */
 enum { AHEAD_NEAR = 2048, AHEAD_FAR = 16384 };
-static AK42_INLINE void ask_line(const uint8_t *line, size_t near, size_t far) {
+static AK42_INLINE void ask_line(const uint8_t *line, size_t far) {
 #if defined(__GNUC__)
-    __builtin_prefetch((const void *)((uintptr_t)line + near), 0, 3);
+    __builtin_prefetch((const void *)((uintptr_t)line + AHEAD_NEAR), 0, 3);
     __builtin_prefetch((const void *)((uintptr_t)line + far), 0, 2);
 #else
-    (void)line, (void)near, (void)far;
+    (void)line, (void)far;
 #endif
 }
-static AK42_INLINE void ask_ahead(const uint8_t *line) { ask_line(line, AHEAD_NEAR, AHEAD_FAR); }
+static AK42_INLINE void ask_ahead(const uint8_t *line) { ask_line(line, AHEAD_FAR); }
+/* How far the far one is. left: the bytes from the line to the end of what lies in one piece; jump: from that end to what is read after. */
+static AK42_INLINE size_t ahead_far(size_t left, size_t jump) { return AHEAD_FAR + (left > AHEAD_FAR ? 0 : jump); }
+/* For how many of the bytes left that stays so. */
+static AK42_INLINE size_t ahead_bytes(size_t left) { return left > AHEAD_FAR ? left - AHEAD_FAR : left; }
 
 #if defined(__clang__)
 #define AK42_UNROLL _Pragma("clang loop unroll(full)")

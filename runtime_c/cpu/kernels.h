@@ -59,7 +59,14 @@ typedef struct gemm_args {
     const float *start;            /* (n_tokens, ld_start): what the sums go on from; NULL: zeros. May be out. */
     size_t ld_start;
     bool accumulate;
+    const uint8_t *next;           /* the panels that the thread reads after these, to ask for them in time; NULL: what lies behind */
+    size_t next_panel_bytes;
 } gemm_args;
+/* From the end of panel p of the np that are read together from `panel` on to where p's place among the next np is. */
+static inline size_t gemm_jump(const gemm_args *a, uint32_t panel, uint32_t np, uint32_t p) {
+    if (!a->next || panel + np < a->n_panels) return (np - 1) * a->panel_bytes;
+    return (size_t)((uintptr_t)a->next + p * a->next_panel_bytes - (uintptr_t)a->panels - (panel + p + 1) * a->panel_bytes);
+}
 typedef void kernel_gemm(const gemm_args *args);
 
 /* The products of a tile's outliers. */

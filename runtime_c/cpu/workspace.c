@@ -29,6 +29,7 @@ static void rope_angles(exec *e, layer_rope rope) {
 
 static void cpu_embed(exec *e, buffer x, const matrix *embedding) {
     const float scale = e->model->config.embedding_scale;
+    e->ws->areas[e->team->thread].product = 0;
     if (!e->team->thread) cpu_attention_plan(e);
     rope_angles(e, LAYER_ROPE_GLOBAL);
     if (e->model->config.rope_theta_local != 0.0f) rope_angles(e, LAYER_ROPE_LOCAL);
@@ -130,6 +131,9 @@ static void lay_out(workspace *ws, arena *a, const needs *n, uint32_t n_threads)
         area.outliers = arena_take(a, TILE_TOKENS_MAX * OUTLIERS * sizeof(outlier));
         area.sums = arena_take(a, (uint64_t)ws->max_rows * SUMS_LD * sizeof(float));
         area.wide = arena_take(a, n->wide_bytes);
+        area.n_products = c->n_experts ? 0 : 4 * c->n_layers + 1;      /* experts: another number in each pass */
+        area.product = 0;
+        area.starts = arena_take(a, area.n_products * sizeof(place));
         if (a->base) areas[t] = area;
     }
 }

@@ -12,7 +12,7 @@ enum {
     GROUP_PANELS_MAX = 32,
     TILE_BYTES = 24 * 1024,            /* activations that stay in the first-level cache while panels pass over them */
     SUMS_LD = (GROUP_PANELS_MAX + 1) * PANEL_ROWS,     /* odd in cache lines, as the buffers' */
-    SHARE_BYTES = 128 * 1024           /* the least that a thread draws of weights that are read once */
+    SHARE_BYTES = 64 * 1024            /* the least that a thread draws of weights that are read once */
 };
 
 /* A form of packed activations that some matrix wants. */
@@ -21,6 +21,12 @@ typedef struct act_form {
     uint32_t nr;
 } act_form;
 
+/* Where panels lie that are soon read; panels NULL: not known. */
+typedef struct place {
+    const uint8_t *panels;
+    size_t panel_bytes;
+} place;
+
 /* What each thread has for itself; all 64-byte aligned. */
 typedef struct thread_area {
     float *norm;                       /* (TILE_TOKENS_MAX, widest input) */
@@ -28,6 +34,8 @@ typedef struct thread_area {
     outlier *outliers;                 /* (TILE_TOKENS_MAX, OUTLIERS) */
     float *sums;                       /* (max_rows, SUMS_LD): products of a group that have not yet a place in a buffer */
     uint8_t *wide;                     /* a part of a group of panels, unpacked */
+    place *starts;                     /* (n_products): where this thread began each product, in the pass before or in this one */
+    uint32_t n_products, product;      /* of a pass; the next one's place */
 } thread_area;
 
 /* Consecutive rows of one session whose heads attend together. */
