@@ -31,6 +31,7 @@ static AK42_INLINE void ask_line(const uint8_t *line, size_t far) {
 #if defined(__GNUC__)
     __builtin_prefetch((const void *)((uintptr_t)line + AHEAD_NEAR), 0, 3);
     __builtin_prefetch((const void *)((uintptr_t)line + far), 0, 2);
+    __asm__ volatile("" ::: "memory");
 #else
     (void)line, (void)far;
 #endif
