@@ -61,6 +61,10 @@ static void feed_forward_block(const ops *ops, exec *e, const layer *layer) {
 
 bool forward(const ops *ops, exec *e) {
     const ak42_model *model = e->model;
+    const uint32_t last = model->config.n_layers - 1;
+    batch wanted = {0};
+    exec rest = *e;
+    rest.batch = &wanted;
 
     /* x = embedding[token]                                        (n_rows, dim) */
     ops->embed(e, BUFFER_X, &model->embedding);
@@ -68,11 +72,13 @@ bool forward(const ops *ops, exec *e) {
     for (uint32_t i = 0; i < model->config.n_layers; i++) {
         workspace_poll(e, i);
         attention_block(ops, e, &model->layers[i], i);
-        feed_forward_block(ops, e, &model->layers[i]);
+        /* behind the last attention rows no longer look at each other: only those go on that want logits */
+        if (i == last) wanted.n_rows = ops->keep_wanted(e, BUFFER_X);
+        if (i < last || wanted.n_rows) feed_forward_block(ops, i < last ? e : &rest, &model->layers[i]);
         if (workspace_stopped(e, i)) return false;
     }
 
     /* logits = head norm(x)                                       (rows that want them, vocab_size) */
-    ops->logits(e, &model->head, BUFFER_X, model->norm);
+    if (wanted.n_rows) ops->logits(e, &model->head, BUFFER_X, model->norm);
     return true;
 }

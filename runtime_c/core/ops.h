@@ -65,7 +65,9 @@ typedef struct ops {
     void (*gate)(exec *e, buffer h, buffer u);
     /* y = sum over the experts chosen by the router, of each its share times w2 * (act(w1 * norm(x)) * (w3 * norm(x))). */
     void (*experts)(exec *e, buffer y, const layer *layer, buffer x, const float *norm);
-    /* logits = logit_scale * head * norm(x), capped, of the rows that want them. */
+    /* Moves the rows of x that want logits to its front; returns how many they are. */
+    uint32_t (*keep_wanted)(exec *e, buffer x);
+    /* logits = logit_scale * head * norm(x), capped, of the rows that want them, which keep_wanted has moved. */
     void (*logits)(exec *e, const matrix *head, buffer x, const float *norm);
 } ops;
 

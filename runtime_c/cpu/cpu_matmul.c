@@ -106,13 +106,16 @@ uint32_t group_panels(const matrix *w) {
     return n < 2 ? 2 : n > GROUP_PANELS_MAX ? GROUP_PANELS_MAX : (uint32_t)n;
 }
 
+/* Superblocks that stay unpacked: a part's, or, where outliers are taken from them, all. */
+static uint32_t wide_supers(const matrix *w) { return w->kernels->outliers_wide ? w->n_super : part_supers(w); }
+
 /* Panels at a time where the results go through thread_area.sums. */
 static uint32_t step_panels(const matrix *w, uint32_t n_rows) {
     return n_rows > w->kernels->nr ? group_panels(w) : GROUP_PANELS_MAX;
 }
 
 size_t group_wide_bytes(const matrix *w) {
-    return w->kernels->unpack ? (size_t)group_panels(w) * part_supers(w) * w->kernels->wide_super_bytes : 0;
+    return w->kernels->unpack ? (size_t)group_panels(w) * wide_supers(w) * w->kernels->wide_super_bytes : 0;
 }
 
 /* A part of k of a group of panels, ready to be multiplied by any number of tiles. */
@@ -129,8 +132,8 @@ static part part_open(const exec *e, const matrix *w, uint32_t panel, uint32_t n
     const type_kernels *k = w->kernels;
     const uint8_t *panels = w->panels + panel * w->panel_bytes + (size_t)first * super_bytes(w);
     if (!is_wide(w, n_rows)) return (part){panels, w->panel_bytes, super_bytes(w), first, n_super, k->gemm};
-    uint8_t *wide = area_of(e)->wide;
-    const size_t wide_bytes = (size_t)n_super * k->wide_super_bytes;
+    const size_t wide_bytes = (size_t)wide_supers(w) * k->wide_super_bytes;
+    uint8_t *wide = area_of(e)->wide + (k->outliers_wide ? (size_t)first * k->wide_super_bytes : 0);
     for (uint32_t i = 0; i < n_panels; i++)
         k->unpack(wide + i * wide_bytes, panels + i * w->panel_bytes, n_super, w->group_size);
     return (part){wide, wide_bytes, k->wide_super_bytes, first, n_super, k->gemm_wide};
@@ -142,7 +145,11 @@ static part part_open(const exec *e, const matrix *w, uint32_t panel, uint32_t n
 static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel, uint32_t n_panels, uint32_t n_rows, float *out,
                      size_t ldo, bool accumulate, float *gate, size_t ldg, place next) {
     const uint32_t nr = in->form.nr, step = n_rows > nr ? part_supers(w) : w->n_super;
-    kernel_outliers *const outliers = e->model->kernels.outliers[w->kernels - e->model->kernels.types];
+    const bool wide = is_wide(w, n_rows) && w->kernels->outliers_wide;
+    kernel_outliers *const packed = e->model->kernels.outliers[w->kernels - e->model->kernels.types];
+    kernel_outliers *const outliers = wide ? w->kernels->outliers_wide : packed;
+    const uint8_t *const whole = wide ? area_of(e)->wide : w->panels + panel * w->panel_bytes;
+    const size_t whole_bytes = wide ? (size_t)wide_supers(w) * w->kernels->wide_super_bytes : w->panel_bytes;
     float *sums = accumulate ? area_of(e)->sums : out;
     const size_t ld_sums = accumulate ? SUMS_LD : ldo;
     for (uint32_t first = 0; first < w->n_super; first += step) {
@@ -160,8 +167,8 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
             });
             if (last && in->form.kind == ACT_Q8)
                 outliers(&(outliers_args){
-                    .out = to, .ldo = ldo, .panels = w->panels + panel * w->panel_bytes, .panel_bytes = w->panel_bytes,
-                    .n_panels = n_panels, .lists = in->outliers + row * OUTLIERS, .n_tokens = rows, .group_size = w->group_size,
+                    .out = to, .ldo = ldo, .panels = whole, .panel_bytes = whole_bytes, .n_panels = n_panels,
+                    .lists = in->outliers + row * OUTLIERS, .n_tokens = rows, .group_size = w->group_size,
                 });
             for (uint32_t i = 0; last && gate && i < rows; i++) {
                 float *g = gate + (row + i) * ldg;
@@ -331,8 +338,7 @@ static void note_nonfinite(workspace *ws, uint32_t row) {
     while (row < lowest && !atomic_compare_exchange_weak(&ws->nonfinite_row, &lowest, row)) {}
 }
 
-/* Moves the rows that want logits to the front of x; returns how many. */
-static uint32_t gather_rows(exec *e, buffer x) {
+uint32_t cpu_keep_wanted(exec *e, buffer x) {
     const batch *b = e->batch;
     uint32_t n = 0;
     for (uint32_t row = 0; row < b->n_rows; row++) {
@@ -341,6 +347,7 @@ static uint32_t gather_rows(exec *e, buffer x) {
             memcpy(buffer_row(e, x, n), buffer_row(e, x, row), e->model->config.dim * sizeof(float));
         n++;
     }
+    team_barrier(e->team);
     return n;
 }
 
@@ -349,9 +356,8 @@ void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm) {
     const model_config *c = &e->model->config;
     const bool scaled = c->logit_scale != 1.0f || c->final_softcap != 0.0f;
     thread_area *area = area_of(e);
-    const uint32_t n_rows = gather_rows(e, x);
-    team_barrier(e->team);
-    if (!n_rows) return;
+    uint32_t n_rows = 0;
+    for (uint32_t row = 0; row < b->n_rows; row++) n_rows += b->logits[row] != NULL;
     input in = {.x = e->ws->buffers[x], .ldx = e->ws->ld[x], .n_rows = n_rows, .columns = head->columns, .norm = norm};
     pack_input(e, &in, &head, 1);
     const packed *p = packed_for(&in, head);

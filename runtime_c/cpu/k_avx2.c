@@ -248,12 +248,12 @@ void kernels_fill_avx2(kernel_table *table) {
     avx2_fill_blocks(table);
     avx2_fill_encode(table);
     table->kv_default = AK42_KV_TYPE_F16;
-    table->types[KERNEL_F32] =
-        (type_kernels){ ACT_F32, FLOAT_NR, gemm_f32, unpack_f32, gemm_f32, WIDE_BYTES, 48 };
-    table->types[KERNEL_F16] =
-        (type_kernels){ ACT_F32, FLOAT_NR, gemm_f16, unpack_f16, gemm_f32, WIDE_BYTES, 0 };
-    table->types[KERNEL_BF16] =
-        (type_kernels){ ACT_F32, FLOAT_NR, gemm_bf16, unpack_bf16, gemm_f32, WIDE_BYTES, 0 };
+    table->types[KERNEL_F32] = (type_kernels){
+        .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32, .unpack = unpack_f32, .gemm_wide = gemm_f32, .wide_super_bytes = WIDE_BYTES, .wide_from = 48};
+    table->types[KERNEL_F16] = (type_kernels){
+        .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f16, .unpack = unpack_f16, .gemm_wide = gemm_f32, .wide_super_bytes = WIDE_BYTES};
+    table->types[KERNEL_BF16] = (type_kernels){
+        .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_bf16, .unpack = unpack_bf16, .gemm_wide = gemm_f32, .wide_super_bytes = WIDE_BYTES};
     table->pack[ACT_F32] = pack_f32;
     table->pack[ACT_Q8] = pack_q8;
     table->rmsnorm = rmsnorm;

@@ -485,13 +485,6 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
     }
 }
 
-#define WIDE_GEMM(form) \
-    BLOCKS_TARGET static void wide_##form(const gemm_args *a) { multiply(a, (blocks_kind){form, 1, 0, NULL, NULL, NULL, NULL}); }
-WIDE_GEMM(FORM_32)
-WIDE_GEMM(FORM_32_MIN)
-WIDE_GEMM(FORM_16)
-WIDE_GEMM(FORM_16_MIN)
-
 /* ---- outliers: a few columns of 16 rows as f32 ---- */
 
 /* Column k of a unit: what its code is and what it is worth. */
@@ -520,6 +513,39 @@ BLOCKS_FN void add_outliers(const outliers_args *a, blocks_kind kind) {
         }
 }
 
+/* The same of spread panels: the same numbers, a few instructions each. */
+BLOCKS_FN void add_outliers_wide(const outliers_args *a, blocks_form form) {
+    for (uint32_t t = 0; t < a->n_tokens; t++)
+        for (uint32_t at = 0; at < a->n_panels * BLOCKS_PARTS; at++) {
+            const uint8_t *panel = a->panels + at / BLOCKS_PARTS * a->panel_bytes + at % BLOCKS_PARTS * PART_BYTES;
+            floats sum = f_set1(0.0f);
+            for (uint32_t i = 0; i < OUTLIERS; i++) {
+                const outlier o = a->lists[t * OUTLIERS + i];
+                const uint32_t k = o.column % SUPER_K, g = k / (uint32_t)form_group(form);
+                const uint8_t *unit = panel + o.column / SUPER_K * form_bytes(form);
+                const words quad = w_load(unit + form_codes_at(form) + k / 4 * 64);
+                const words less = w_and(w_shr_by(quad, k % 4 * 8), w_set1(255));
+                const words code = w_xor(less, w_set1((uint32_t)form_less(form)));
+                const floats value = f_of_int(w_sub(code, w_set1((uint32_t)form_zero(form)))), scale = f_load(unit + g * 64);
+                const uint8_t *mins = unit + (size_t)form_groups(form) * 64;
+                const floats weight = form_has_mins(form) ? f_fma(value, scale, f_load(mins + g * 64)) : f_mul(value, scale);
+                sum = f_fma(weight, f_set1(o.value), sum);
+            }
+            uint8_t *out = (uint8_t *)(a->out + t * a->ldo + at * BLOCKS_ROWS);
+            f_store(out, f_add(f_load(out), sum));
+        }
+}
+
+/* ---- the forms ---- */
+
+#define BLOCKS_FORM(form) \
+    BLOCKS_TARGET static void wide_##form(const gemm_args *a) { multiply(a, (blocks_kind){form, 1, 0, NULL, NULL, NULL, NULL}); } \
+    BLOCKS_TARGET static void outliers_##form(const outliers_args *a) { add_outliers_wide(a, form); }
+BLOCKS_FORM(FORM_32)
+BLOCKS_FORM(FORM_32_MIN)
+BLOCKS_FORM(FORM_16)
+BLOCKS_FORM(FORM_16_MIN)
+
 /* ---- the types ---- */
 
 #define BLOCKS_TYPE(name, form, units, n_words, min, upper)                                                                \
@@ -547,7 +573,8 @@ BLOCKS_TYPE(nf4, FORM_32, 1, 9, no_min, NULL)
 
 #define BLOCKS_ROW(row, name, form)                                                                                        \
     table->types[row] = (type_kernels){.act = ACT_Q8, .nr = BLOCKS_NR, .gemm = gemm_##name, .unpack = unpack_##name,       \
-                                       .gemm_wide = wide_##form, .wide_super_bytes = (uint32_t)form_bytes(form),           \
+                                       .gemm_wide = wide_##form, .outliers_wide = outliers_##form,                         \
+                                       .wide_super_bytes = (uint32_t)form_bytes(form),                                     \
                                        .wide_from = BLOCKS_WIDE_FROM};                                                     \
     table->outliers[row] = outliers_##name;
 

@@ -73,7 +73,7 @@ typedef void kernel_gemm(const gemm_args *args);
 typedef struct outliers_args {
     float *out;                    /* (n_tokens, ldo) */
     size_t ldo;
-    const uint8_t *panels;         /* panel16, not unpacked */
+    const uint8_t *panels;         /* panel16; unpacked for type_kernels.outliers_wide */
     size_t panel_bytes;
     uint32_t n_panels;
     const outlier *lists;          /* (n_tokens, OUTLIERS), columns ascending */
@@ -92,6 +92,7 @@ typedef struct type_kernels {
     kernel_gemm *gemm;
     kernel_unpack *unpack;         /* NULL: gemm serves any number of tokens */
     kernel_gemm *gemm_wide;        /* on unpacked panels; bitwise the same results as gemm */
+    kernel_outliers *outliers_wide;          /* the same of kernel_table.outliers; NULL: panel16 serves as well */
     uint32_t wide_super_bytes;     /* bytes of an unpacked superblock */
     uint32_t wide_from;            /* rows from which unpacking pays; 0: more than nr */
 } type_kernels;

@@ -54,6 +54,7 @@ const ops cpu_ops = {
     .norm_gate_up = cpu_norm_gate_up,
     .gate = cpu_gate,
     .experts = cpu_experts,
+    .keep_wanted = cpu_keep_wanted,
     .logits = cpu_logits,
 };
 

@@ -89,6 +89,7 @@ void rows_of_thread(const exec *e, uint32_t n_rows, uint32_t *begin, uint32_t *e
 void cpu_norm_matmul(exec *e, const buffer *out, const matrix *const *w, uint32_t n, buffer x, const float *norm);
 void cpu_matmul_add(exec *e, buffer x, const matrix *w, buffer in);
 void cpu_norm_gate_up(exec *e, buffer out, const matrix *w1, const matrix *w3, buffer x, const float *norm);
+uint32_t cpu_keep_wanted(exec *e, buffer x);
 void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm);
 void cpu_add_bias(exec *e, const buffer *out, const float *const *bias, uint32_t n);
 void cpu_gate(exec *e, buffer h, buffer u);

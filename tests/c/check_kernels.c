@@ -358,6 +358,18 @@ static void check_outliers(const kernel_table *table, uint32_t row, const proble
                        p->group};
     table->outliers[row](&a);
     check(guarded_whole(&all), table->isa, "outliers write before out (row)", row, 0, 0, 0);
+    if (table->types[row].outliers_wide) {
+        guarded wide = guarded_new(TOKENS * ldo * 4);
+        for (size_t i = 0; i < TOKENS * ldo; i++) put_float(wide.data, i, 1.0f);
+        outliers_args b = a;
+        b.out = (float *)(void *)wide.data;
+        b.panels = p->wide.data;
+        b.panel_bytes = (size_t)p->n_super * table->types[row].wide_super_bytes;
+        table->types[row].outliers_wide(&b);
+        check(!memcmp(wide.data, all.data, TOKENS * ldo * 4) && guarded_whole(&wide), table->isa, "outliers_wide the same bits (row)", row,
+              p->n_super, 0, 0);
+        guarded_free(&wide);
+    }
     for (uint32_t t = 0; t < TOKENS; t++)
         for (uint32_t panel = 0; panel < PANELS_MAX; panel++) {
             for (uint32_t r = 0; r < PANEL_ROWS; r++) put_float(one.data, r, 1.0f);
@@ -417,7 +429,6 @@ static void check_problem(const kernel_table *table, uint32_t row, uint32_t grou
         for (uint32_t i = 0; i < n_super * SUPER_K; i++)
             p.x[t][i] = i / 32 % 5 == 4 ? 0.0f : style == 1 ? (rng() & 1 ? 3.0f : -3.0f) : rng_value();
     check_alone(table, row, &p);
-    if (k->act == ACT_Q8) check_outliers(table, row, &p);
     if (k->unpack) {
         const size_t wide_bytes = (size_t)n_super * k->wide_super_bytes;
         p.wide = guarded_new(PANELS_MAX * wide_bytes);
@@ -425,6 +436,7 @@ static void check_problem(const kernel_table *table, uint32_t row, uint32_t grou
             k->unpack(p.wide.data + i * wide_bytes, p.panels.data + i * p.panel_bytes, n_super, group);
         check(guarded_whole(&p.wide), table->isa, "unpack writes before dst (row)", row, 0, 0, 0);
     }
+    if (k->act == ACT_Q8) check_outliers(table, row, &p);
     for (uint32_t n = 1; n <= k->nr; n++)
         for (uint32_t n_panels = 1; n_panels <= PANELS_MAX; n_panels++) {
             check_together(table, row, &p, n, n_panels, false);
