@@ -44,13 +44,14 @@ def converse(model: Model, messages: list[dict], options: GenerationOptions, raw
 def _answer(model: Model, session: Session, messages: list[dict], options: GenerationOptions, raw: bool) -> str:
     """Prints an answer and returns it, cut where Ctrl-C came."""
     said: list[str] = []
-    stream = model.stream_chat_with(messages, options, session)
-    with stream, contextlib.suppress(KeyboardInterrupt):
+    result = None
+    with contextlib.suppress(KeyboardInterrupt), model.stream_chat_with(messages, options, session) as stream:
         for piece in stream:
             said.append(piece)
             write(piece, raw)
+        result = stream.result
     write("\n")
-    if stream.result is not None and stream.result.finish_reason == "context":
+    if result is not None and result.finish_reason == "context":
         say("pyllama: the context is full; start anew, or give more with --n-ctx")
     return "".join(said)
 

@@ -22,6 +22,7 @@ import texts
 
 import converter
 import pyllama
+from converter.quant import TYPES
 from pyllama.quantize import encode
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed; pip install llama-cpp-python")
@@ -225,3 +226,69 @@ def test_the_text_of_a_real_model(smollm2_as: Callable[[str, str], Path], name: 
     with pyllama.Model(path) as model:
         prompts = [model.encode(prompt) for prompt in texts.PROMPTS[:6]]
     check_text(path, prompts, 0.1)
+
+
+# ---- encoders ----
+
+SEARCHED = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs")
+NO_MORE = 1.02             # of what llama.cpp's quantiser loses
+
+
+def llama_encode(name: str, values: np.ndarray) -> np.ndarray:
+    """Blocks of llama.cpp's own quantiser, without an importance matrix; values is (rows, columns), f32."""
+    ggml = ctypes.CDLL(str(Path(llama_cpp.llama_cpp._lib._name).with_name("libggml-base.so")))
+    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
+    ggml.ggml_quantize_chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3, ctypes.c_void_p]
+    out = np.empty((len(values), TYPES[name].row_bytes(values.shape[1])), np.uint8)
+    assert ggml.ggml_quantize_chunk(TYPES[name].id, values.ctypes.data, out.ctypes.data, 0, *values.shape, None) == out.size
+    return out
+
+
+def weightings(values: np.ndarray) -> dict[str, np.ndarray]:
+    """What a squared error may be weighed by: nothing, a weight's own size, and what quantisers of K types take, the root mean square of
+    its 32 neighbours added; and its square."""
+    mean = np.sqrt(np.square(values.reshape(len(values), -1, 32)).mean(axis=2, keepdims=True)).repeat(32, 2).reshape(values.shape)
+    return {"1": np.ones_like(values), "|w|": np.abs(values), "rms + |w|": mean + np.abs(values), "w^2": np.square(values)}
+
+
+def losses_beside(name: str, matrices: list[np.ndarray]) -> dict[str, list[tuple[float, float]]]:
+    """By weighting: for each matrix what our encoder loses and what llama.cpp's does, of the matrix' own weighted size."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for values in matrices:
+        encoded = encode(name, values), llama_encode(name, values)
+        decoded = [TYPES[name].decode(blocks, values.shape[1]).astype(np.float64) for blocks in encoded]
+        for key, weights in weightings(values.astype(np.float64)).items():
+            size = (weights * np.square(values.astype(np.float64))).sum()
+            found.setdefault(key, []).append(tuple(float((weights * np.square(d - values)).sum() / size) for d in decoded))
+    return found
+
+
+def assert_loses_no_more(name: str, matrices: list[np.ndarray]) -> None:
+    """Each matrix, and by the square of a weight, which gives all to a few weights, all of them together."""
+    for key, pairs in losses_beside(name, matrices).items():
+        ours, theirs = np.array(pairs).T
+        assert ours.sum() <= NO_MORE * theirs.sum(), (key, ours.sum() / theirs.sum())
+        assert key == "w^2" or (ours <= NO_MORE * theirs).all(), (key, ours / theirs)
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_an_encoder_loses_no_more_on_random_weights(name: str) -> None:
+    random = np.random.default_rng(1)
+    shape = 256, 2048
+    spread = random.standard_normal(shape)
+    spread[:, ::97] *= 8
+    matrices = [random.standard_normal(shape), random.laplace(size=shape), random.uniform(-1, 1, shape), random.standard_t(4, shape),
+                spread, random.standard_normal(shape) + 1.5]
+    assert_loses_no_more(name, [(matrix * 0.02).astype(np.float32) for matrix in matrices])
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_an_encoder_loses_no_more_on_a_real_model(smollm2_as: Callable[[str, str], Path], name: str) -> None:
+    """Matrices of the first, a middle and the last layer, zeros behind each row up to a multiple of 256."""
+    matrices = []
+    for tensor in gguf.GGUFReader(smollm2_as("f32", "gguf")).tensors:
+        if tensor.name.startswith(("blk.0.", "blk.13.", "blk.29.", "token_embd")) and len(tensor.shape) == 2:
+            values = np.asarray(tensor.data, np.float32)[:1536]
+            matrices.append(np.pad(values, ((0, 0), (0, -values.shape[1] % 256))))
+    assert len(matrices) == 22
+    assert_loses_no_more(name, matrices)
