@@ -51,6 +51,12 @@ BLOCKS_FN size_t form_bytes(blocks_form form) { return form_codes_at(form) + 102
 enum { FORM_BYTES_MAX = 512 + 1024 };
 
 BLOCKS_FN words word_at(const uint8_t *super, int w) { return w_load(super + w * 64); }
+/* The same, loaded once where several use it. */
+BLOCKS_FN words word_kept(const uint8_t *super, int w) {
+    words word = word_at(super, w);
+    w_keep(&word);
+    return word;
+}
 BLOCKS_FN words bytes_of(uint32_t byte) { return w_set1(byte * 0x01010101u); }
 BLOCKS_FN words nibbles(words w, int second) { return w_and(second ? w_shr(w, 4) : w, bytes_of(15)); }
 /* Byte i of each row's word, as a number. */
@@ -83,12 +89,12 @@ BLOCKS_FN floats half_at(const uint8_t *super, int w, int second) {
 TYPE_SCALE(q5_0) { return (void)u, half_at(super, 0, g); }
 TYPE_CODES(q5_0) {
     (void)u;
-    const words codes = five_bits(word_at(super, 3 + j), b, fifth_bit(word_at(super, 1 + b), j));
+    const words codes = five_bits(word_kept(super, 3 + j), b, fifth_bit(word_at(super, 1 + b), j));
     return w_xor(w_add(codes, bytes_of(127 - 16)), bytes_of(CODES_LESS));
 }
 TYPE_SCALE(q5_1) { return (void)u, half_at(super, 0, g); }
 TYPE_MIN(q5_1) { return (void)u, half_at(super, 1, g); }
-TYPE_CODES(q5_1) { return (void)u, five_bits(word_at(super, 4 + j), b, fifth_bit(word_at(super, 2 + b), j)); }
+TYPE_CODES(q5_1) { return (void)u, five_bits(word_kept(super, 4 + j), b, fifth_bit(word_at(super, 2 + b), j)); }
 
 #define LESS(a, b, c, d) a ^ CODES_LESS, b ^ CODES_LESS, c ^ CODES_LESS, d ^ CODES_LESS
 static const uint8_t iq4_table[16] = {LESS(0, 23, 44, 62), LESS(78, 92, 105, 117), LESS(128, 140, 152, 165), LESS(180, 196, 216, 240)};
@@ -97,7 +103,7 @@ static const uint8_t mxfp4_table[16] = {LESS(127, 128, 129, 130), LESS(131, 133,
 static const uint8_t nf4_table[16] = {LESS(15, 49, 68, 83), LESS(95, 106, 117, 127), LESS(136, 145, 155, 165), LESS(176, 190, 208, 239)};
 
 TYPE_SCALE(iq4_nl) { return (void)u, half_at(super, 0, g); }
-TYPE_CODES(iq4_nl) { return (void)u, w_lookup(nibbles(word_at(super, 1 + j), b), iq4_table); }
+TYPE_CODES(iq4_nl) { return (void)u, w_lookup(nibbles(word_kept(super, 1 + j), b), iq4_table); }
 
 /* 2^(e - 128) as a product of two normal powers, exact down to the smallest. */
 BLOCKS_FN floats e8m0_half(words e) {
@@ -105,14 +111,14 @@ BLOCKS_FN floats e8m0_half(words e) {
     return f_mul(f_cast(w_shl(w_add(first, w_set1(63)), 23)), f_cast(w_shl(w_add(second, w_set1(63)), 23)));
 }
 TYPE_SCALE(mxfp4) { return e8m0_half(w_and(w_shr_by(word_at(super, 0), 16 * u + 8 * g), w_set1(255))); }
-TYPE_CODES(mxfp4) { return w_lookup(nibbles(word_at(super, 1 + 8 * u + j), b), mxfp4_table); }
+TYPE_CODES(mxfp4) { return w_lookup(nibbles(word_kept(super, 1 + 8 * u + j), b), mxfp4_table); }
 
 TYPE_SCALE(nf4) {
     (void)u, (void)g;
     const floats scale = f_mul(f_cast(word_at(super, 0)), f_set1(NF4_UNIT));
     return f_cast(w_and(w_cast(scale), w_set1(0xfffffffcu)));
 }
-TYPE_CODES(nf4) { return (void)u, w_lookup(nibbles(word_at(super, 1 + j), b), nf4_table); }
+TYPE_CODES(nf4) { return (void)u, w_lookup(nibbles(word_kept(super, 1 + j), b), nf4_table); }
 
 /* 6 bits of scale, less 32. */
 TYPE_SCALE(iq4_xs) {
@@ -140,17 +146,17 @@ TYPE_MIN(q4_k) {
     const words number = w_and(w_shr_by(min_words(super, u / 2), 16 * (u % 2) + 8 * g), w_set1(255));
     return f_mul(f_neg(half_at(super, 0, 1)), f_of_int(number));
 }
-TYPE_CODES(q4_k) { return nibbles(word_at(super, 4 + 8 * u + j), b); }
+TYPE_CODES(q4_k) { return nibbles(word_kept(super, 4 + 8 * u + j), b); }
 #if BLOCKS_VNNI
 BLOCKS_FN words upper_q4_k(const uint8_t *super, int u, int b, int j) {
-    return (void)b, w_and(word_at(super, 4 + 8 * u + j), bytes_of(0xf0));
+    return (void)b, w_and(word_kept(super, 4 + 8 * u + j), bytes_of(0xf0));
 }
 #else
 #define upper_q4_k NULL
 #endif
 TYPE_SCALE(q5_k) { return scale_q4_k(super, u, g); }
 TYPE_MIN(q5_k) { return min_q4_k(super, u, g); }
-TYPE_CODES(q5_k) { return five_bits(word_at(super, 12 + 8 * u + j), b, fifth_bit(word_at(super, 4 + j), 2 * u + b)); }
+TYPE_CODES(q5_k) { return five_bits(word_kept(super, 12 + 8 * u + j), b, fifth_bit(word_at(super, 4 + j), 2 * u + b)); }
 
 TYPE_SCALE(q6_k) {
     const words number = w_sub(w_xor(byte_number(word_at(super, 48 + u), g), w_set1(128)), w_set1(128));

@@ -26,6 +26,7 @@ typedef float32x4_t floats;
 W_FN words w_lookup(words w, const uint8_t table[16]) {
     return vreinterpretq_u32_u8(vqtbl1q_u8(vld1q_u8(table), vreinterpretq_u8_u32(w)));
 }
+#define w_keep(w) (void)(w)
 #define w_cast(x) vreinterpretq_u32_f32(x)
 #define f_cast(w) vreinterpretq_f32_u32(w)
 #define f_of_int(w) vcvtq_f32_s32(vreinterpretq_s32_u32(w))
