@@ -236,7 +236,7 @@ static place place_of(const matrix *w, uint32_t panel) { return (place){w->panel
 
 /* ---- the products ---- */
 
-/* Calls fn for [begin, end) of each group of panels within a chunk, tile by tile of rows. */
+/* One of the matrices that share an input, and where its product goes. */
 typedef struct product {
     const matrix *w;
     const packed *in;
