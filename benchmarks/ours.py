@@ -20,13 +20,15 @@ PEAKS = {"f32": ("f32_gflops",), "f16": ("f32_gflops",), "bf16": ("bf16_gflops",
 
 
 def prompt_operations(info: pyllama.ModelInfo, tokens: int) -> float:
-    """Multiplications and additions of a prompt: every matrix once a token but the head, which sees the last token only, and
-    attention over the causal triangle."""
+    """Multiplications and additions of a prompt: every matrix once a token but the head and the last feed-forward, which see the last
+    token only, and attention over the causal triangle."""
     heads = info.n_heads * info.head_dim
     kv = info.n_kv_heads * info.head_dim
-    matrices = info.n_layers * info.dim * (2 * heads + 2 * kv + 3 * info.hidden_dim)
+    attention_matrices = info.n_layers * info.dim * (2 * heads + 2 * kv)
+    feed_forward = info.dim * 3 * info.hidden_dim
+    once = feed_forward + info.dim * info.vocab_size
     attention = 2 * info.n_layers * heads * tokens * tokens / 2
-    return 2 * (matrices * tokens + info.dim * info.vocab_size + attention)
+    return 2 * ((attention_matrices + (info.n_layers - 1) * feed_forward) * tokens + once + attention)
 
 
 def main() -> None:
