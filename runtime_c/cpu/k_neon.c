@@ -223,7 +223,8 @@ void kernels_fill_neon(kernel_table *table) {
     neon_fill_blocks(table);
     table->kv_default = AK42_KV_TYPE_F16;
     table->types[KERNEL_F32] = (type_kernels){
-        .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32, .unpack = unpack_f32, .gemm_wide = gemm_f32, .wide_super_bytes = WIDE_BYTES, .wide_from = 48};
+        .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32, .unpack = unpack_f32, .gemm_wide = gemm_f32,
+        .wide_super_bytes = WIDE_BYTES, .wide_from = 48};
     table->types[KERNEL_F16] = (type_kernels){
         .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f16, .unpack = unpack_f16, .gemm_wide = gemm_f32, .wide_super_bytes = WIDE_BYTES};
     table->types[KERNEL_BF16] = (type_kernels){

@@ -31,13 +31,14 @@ static AK42_INLINE void ask_line(const uint8_t *line, size_t far) {
 #if defined(__GNUC__)
     __builtin_prefetch((const void *)((uintptr_t)line + AHEAD_NEAR), 0, 3);
     __builtin_prefetch((const void *)((uintptr_t)line + far), 0, 2);
-    __asm__ volatile("" ::: "memory");
+    __asm__ volatile("" ::: "memory");     /* else compilers gather the requests of an unrolled piece at its head */
 #else
     (void)line, (void)far;
 #endif
 }
 static AK42_INLINE void ask_ahead(const uint8_t *line) { ask_line(line, AHEAD_FAR); }
-/* How far the far one is. left: the bytes from the line to the end of what lies in one piece; jump: from that end to what is read after. */
+/* How far away the farther request is. left: the bytes from the line to the end of what lies together; jump: from that end to what is
+ * read after it. */
 static AK42_INLINE size_t ahead_far(size_t left, size_t jump) { return AHEAD_FAR + (left > AHEAD_FAR ? 0 : jump); }
 /* For how many of the bytes left that stays so. */
 static AK42_INLINE size_t ahead_bytes(size_t left) { return left > AHEAD_FAR ? left - AHEAD_FAR : left; }
