@@ -3,6 +3,7 @@ signals. What the commands compute is tested elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -19,12 +20,15 @@ import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import models
 import pytest
 
 import converter
 import pyllama
+from pyllama.conversation import converse
+from pyllama.sampling import GenerationOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("convert", "inspect", "generate", "chat", "tokenize", "perplexity", "bench", "doctor")
@@ -354,12 +358,6 @@ class Terminal:
         head, _, self.shown = self.shown.partition(text)
         return head + text
 
-    def read_until_quiet(self, text: str, quiet: float = 0.5) -> None:
-        """Until text is the last that came, and nothing follows: an answer may hold it, too."""
-        self.read_until(text)
-        while self.shown or select.select([self.fd], [], [], quiet)[0]:
-            self.read_until(text)
-
     def send(self, text: str) -> None:
         os.write(self.fd, text.encode())
 
@@ -400,9 +398,31 @@ def test_ctrl_c_ends_an_answer_and_then_the_talk(slow_bin: Path, tmp_path: Path)
     terminal.read_until("go on")
     time.sleep(1.0)
     terminal.send("\x03")
-    terminal.read_until_quiet("\n> ")
+    terminal.read_until("\n> ")
     terminal.send("\x03")
     assert terminal.wait() == 130
+
+
+def test_ctrl_c_before_an_answer_s_first_word_ends_the_answer_alone(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    lines = iter(["go on"])
+
+    def read(prompt: str) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise EOFError from None
+
+    class Interrupted:
+        chat_template = ""
+        session = contextlib.nullcontext
+
+        def stream_chat_with(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setattr("pyllama.conversation._history", contextlib.nullcontext)
+    converse(Interrupted(), [], GenerationOptions(), False)       # goes on to the next question, and to the end of input
+    assert capsys.readouterr().out == "\n"
 
 
 def test_control_characters_are_shown_on_a_terminal_only() -> None:
