@@ -102,6 +102,8 @@ def test_bits_do_not_depend_on_chunks_threads_or_isa_s_tiles(case: Callable[[str
     path = made.file("ak42-v3")
     for isa in ("generic", "auto"):
         whole = evaluate(path, made.ids, n_threads=1, isa=isa)
+        with pyllama.Model(path, n_threads=2, isa=isa) as model, model.session(n_ctx=len(made.ids)) as session:
+            assert np.array_equal(session.eval(made.ids), whole[-1])       # the only row behind the last attention
         for chunks, n_threads in ((1, 1), (7, 1), (16, 2), (None, 2), (13, 3), (1, 3)):
             assert np.array_equal(evaluate(path, made.ids, chunks, n_threads=n_threads, isa=isa), whole), (isa, chunks, n_threads)
 

@@ -207,6 +207,8 @@ def test_bits_do_not_depend_on_chunks_or_threads(case: Callable[[str], Case], ty
     path = made.file("ak42-v3", type_name)
     for isa in usable_isas(path):
         whole = evaluate(path, made.ids, n_threads=1, isa=isa)
+        with pyllama.Model(path, n_threads=2, isa=isa) as model, model.session(n_ctx=len(made.ids)) as session:
+            assert np.array_equal(session.eval(made.ids), whole[-1]), isa      # the only row behind the last attention
         for chunks in (1, 2, 7, 16, 32, 96):
             assert np.array_equal(evaluate(path, made.ids, chunks, n_threads=1, isa=isa), whole), (isa, chunks)
         # eight threads meet for every token, which takes long where there are two cores: five tokens at a time

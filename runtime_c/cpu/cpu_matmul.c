@@ -108,6 +108,7 @@ uint32_t group_panels(const matrix *w) {
 
 /* Superblocks that stay unpacked: a part's, or, where outliers are taken from them, all. */
 static uint32_t wide_supers(const matrix *w) { return w->kernels->outliers_wide ? w->n_super : part_supers(w); }
+static size_t wide_panel_bytes(const matrix *w) { return (size_t)wide_supers(w) * w->kernels->wide_super_bytes; }
 
 /* Panels at a time where the results go through thread_area.sums. */
 static uint32_t step_panels(const matrix *w, uint32_t n_rows) {
@@ -115,7 +116,7 @@ static uint32_t step_panels(const matrix *w, uint32_t n_rows) {
 }
 
 size_t group_wide_bytes(const matrix *w) {
-    return w->kernels->unpack ? (size_t)group_panels(w) * wide_supers(w) * w->kernels->wide_super_bytes : 0;
+    return w->kernels->unpack ? group_panels(w) * wide_panel_bytes(w) : 0;
 }
 
 /* A part of k of a group of panels, ready to be multiplied by any number of tiles. */
@@ -132,7 +133,7 @@ static part part_open(const exec *e, const matrix *w, uint32_t panel, uint32_t n
     const type_kernels *k = w->kernels;
     const uint8_t *panels = w->panels + panel * w->panel_bytes + (size_t)first * super_bytes(w);
     if (!is_wide(w, n_rows)) return (part){panels, w->panel_bytes, super_bytes(w), first, n_super, k->gemm};
-    const size_t wide_bytes = (size_t)wide_supers(w) * k->wide_super_bytes;
+    const size_t wide_bytes = wide_panel_bytes(w);
     uint8_t *wide = area_of(e)->wide + (k->outliers_wide ? (size_t)first * k->wide_super_bytes : 0);
     for (uint32_t i = 0; i < n_panels; i++)
         k->unpack(wide + i * wide_bytes, panels + i * w->panel_bytes, n_super, w->group_size);
@@ -149,7 +150,7 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
     kernel_outliers *const packed = e->model->kernels.outliers[w->kernels - e->model->kernels.types];
     kernel_outliers *const outliers = wide ? w->kernels->outliers_wide : packed;
     const uint8_t *const whole = wide ? area_of(e)->wide : w->panels + panel * w->panel_bytes;
-    const size_t whole_bytes = wide ? (size_t)wide_supers(w) * w->kernels->wide_super_bytes : w->panel_bytes;
+    const size_t whole_bytes = wide ? wide_panel_bytes(w) : w->panel_bytes;
     float *sums = accumulate ? area_of(e)->sums : out;
     const size_t ld_sums = accumulate ? SUMS_LD : ldo;
     for (uint32_t first = 0; first < w->n_super; first += step) {
@@ -191,15 +192,17 @@ typedef struct share {
     uint32_t next, next_end;           /* the piece after this; n_panels: none, or, where it is not early, not yet known */
 } share;
 
+/* Walks on to piece `index`, which becomes the next. */
 static void share_walk(const exec *e, share *s, uint32_t index) {
-    s->next = s->next_end = s->n_panels;
+    uint32_t begin = s->n_panels;
     for (; s->walked < s->n_panels && s->n_walked <= index; s->n_walked++) {
         const uint32_t left = s->n_panels - s->walked, size = left / (2 * e->team->n_threads) / s->least * s->least;
-        s->next = s->walked;
+        begin = s->walked;
         s->walked += size ? size : left < s->least ? left : s->least;
     }
-    if (s->n_walked > index) s->next_end = s->walked;
-    else s->next = s->n_panels;
+    const bool found = s->n_walked > index;
+    s->next = found ? begin : s->n_panels;
+    s->next_end = found ? s->walked : s->n_panels;
 }
 
 /* least: a group, or what is read in a few microseconds; even, because kernels take panels in pairs. */
@@ -226,10 +229,11 @@ static bool share_draw(exec *e, share *s) {
 /* A product begins, for this thread, at `at`; returns where the one after it will, by what the pass before did. */
 static place product_begins(const exec *e, place at) {
     thread_area *area = area_of(e);
-    if (!area->n_products) return (place){NULL, 0};
-    const uint32_t i = area->product++ % area->n_products;
+    const uint32_t n = e->ws->n_products;
+    if (!n) return (place){NULL, 0};
+    const uint32_t i = area->product++ % n;
     area->starts[i] = at;
-    return area->starts[(i + 1) % area->n_products];
+    return area->starts[(i + 1) % n];
 }
 
 static place place_of(const matrix *w, uint32_t panel) { return (place){w->panels + panel * w->panel_bytes, w->panel_bytes}; }

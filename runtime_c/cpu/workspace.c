@@ -125,6 +125,7 @@ static void lay_out(workspace *ws, arena *a, const needs *n, uint32_t n_threads)
     ws->partial = arena_take(a, ws->partial_floats * sizeof(float));
     thread_area *areas = arena_take(a, n_threads * sizeof(thread_area));
     ws->areas = areas;
+    ws->n_products = c->n_experts ? 0 : 4 * c->n_layers + 1;
     for (uint32_t t = 0; t < n_threads; t++) {
         thread_area area;
         area.norm = arena_take(a, TILE_TOKENS_MAX * round_up(n->columns, SUPER_K) * sizeof(float));
@@ -132,9 +133,8 @@ static void lay_out(workspace *ws, arena *a, const needs *n, uint32_t n_threads)
         area.outliers = arena_take(a, TILE_TOKENS_MAX * OUTLIERS * sizeof(outlier));
         area.sums = arena_take(a, (uint64_t)ws->max_rows * SUMS_LD * sizeof(float));
         area.wide = arena_take(a, n->wide_bytes);
-        area.n_products = c->n_experts ? 0 : 4 * c->n_layers + 1;      /* experts: another number in each pass */
+        area.starts = arena_take(a, ws->n_products * sizeof(place));
         area.product = 0;
-        area.starts = arena_take(a, area.n_products * sizeof(place));
         if (a->base) areas[t] = area;
     }
 }

@@ -33,9 +33,9 @@ typedef struct thread_area {
     uint8_t *act[MATRICES_MAX];        /* one packed tile each */
     outlier *outliers;                 /* (TILE_TOKENS_MAX, OUTLIERS) */
     float *sums;                       /* (max_rows, SUMS_LD): products of a group that have not yet a place in a buffer */
-    uint8_t *wide;                     /* a part of a group of panels, unpacked */
+    uint8_t *wide;                     /* a group of panels, unpacked, or a part of it */
     place *starts;                     /* (n_products): where this thread began each product, in the pass before or in this one */
-    uint32_t n_products, product;      /* of a pass; the next one's place */
+    uint32_t product;                  /* the next one of this pass */
 } thread_area;
 
 /* Consecutive rows of one session whose heads attend together. */
@@ -61,6 +61,7 @@ struct workspace {
     uint8_t *act[MATRICES_MAX];        /* packed tiles of all rows, by form */
     outlier *outliers;                 /* (max_rows, OUTLIERS); the same for every form */
     thread_area *areas;                /* (n_threads) */
+    uint32_t n_products;               /* of a pass; 0 where experts make it another number each time */
     attn_tile *tiles;                  /* (max_rows) */
     uint32_t n_tiles;
     float *partial;                    /* attention chunks that wait to be merged */
