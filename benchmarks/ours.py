@@ -20,8 +20,8 @@ PEAKS = {"f32": ("f32_gflops",), "f16": ("f32_gflops",), "bf16": ("bf16_gflops",
 
 
 def prompt_operations(info: pyllama.ModelInfo, tokens: int) -> float:
-    """Multiplications and additions of a prompt: every matrix once a token but the head and the last feed-forward, which see the last
-    token only, and attention over the causal triangle."""
+    """Multiplications and additions of a prompt: every matrix once a token but the head and the last feed-forward, which see
+    the last token only, and attention over the causal triangle."""
     heads = info.n_heads * info.head_dim
     kv = info.n_kv_heads * info.head_dim
     attention_matrices = info.n_layers * info.dim * (2 * heads + 2 * kv)
