@@ -57,5 +57,23 @@ W_FN int32_t w_sum16(const uint8_t *q) {
     const __m128i fours = _mm_madd_epi16(pairs, _mm_set1_epi16(1)), eights = _mm_add_epi32(fours, _mm_srli_si128(fours, 8));
     return _mm_cvtsi128_si32(_mm_add_epi32(eights, _mm_srli_si128(eights, 4)));
 }
+/* The same of both halves of a block of 8 tokens: 4 columns of a token lie in a lane of words, halves and tokens in turns. */
+#if BLOCKS_NR == 8
+#define BLOCKS_SUMS_8
+W_FN void w_sums_8(int32_t first[8], int32_t second[8], const uint8_t *q) {
+    __m512i quads[4], pairs[2];
+    AK42_UNROLL for (int i = 0; i < 4; i++)
+        quads[i] = w_dot(_mm512_setzero_si512(), _mm512_set1_epi8(1), w_load(q + i * 64), false);
+    AK42_UNROLL for (int i = 0; i < 2; i++)
+        pairs[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(quads[2 * i], quads[2 * i + 1]),
+                                    _mm512_unpackhi_epi32(quads[2 * i], quads[2 * i + 1]));
+    const __m512i sums = _mm512_add_epi32(_mm512_unpacklo_epi64(pairs[0], pairs[1]), _mm512_unpackhi_epi64(pairs[0], pairs[1]));
+    /* lane 2 * (t % 2) + half, place t / 2 */
+    const __m512i order = _mm512_set_epi32(15, 7, 14, 6, 13, 5, 12, 4, 11, 3, 10, 2, 9, 1, 8, 0);
+    const __m512i halves = _mm512_permutexvar_epi32(order, sums);
+    _mm256_storeu_si256((__m256i *)(void *)first, _mm512_castsi512_si256(halves));
+    _mm256_storeu_si256((__m256i *)(void *)second, _mm512_extracti64x4_epi64(halves, 1));
+}
+#endif
 
 #include "k_blocks.h"

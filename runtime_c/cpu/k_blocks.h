@@ -219,18 +219,33 @@ typedef struct blocks_start {
     float s[START_UNITS * 4][BLOCKS_NR];
 } blocks_start;
 
+/* The sums of both halves of a block, of n tokens. */
+BLOCKS_FN void sum_halves(int32_t sums[2][BLOCKS_NR], const uint8_t *act, uint32_t n) {
+#if defined(BLOCKS_SUMS_8)
+    if (n == 8) {
+        w_sums_8(sums[0], sums[1], act);
+        return;
+    }
+#endif
+    for (uint32_t t = 0; t < n; t++)
+        for (int half = 0; half < 2; half++) sums[half][t] = w_sum16(act + t * ACT_BLOCK + half * 16);
+}
+
 BLOCKS_FN void prepare(blocks_start *start, const uint8_t *act, uint32_t n_units, uint32_t n, blocks_form form) {
     const int group = form_group(form), zero = form_zero(form) - form_less(form);
     uint32_t g = 0;
-    for (uint32_t block = 0; block < n_units * 2; block++, act += n * ACT_Q8_BLOCK_BYTES)
+    for (uint32_t block = 0; block < n_units * 2; block++, act += n * ACT_Q8_BLOCK_BYTES) {
+        int32_t halves[2][BLOCKS_NR];
+        if (group < ACT_BLOCK) sum_halves(halves, act, n);
         for (int part = 0; part < ACT_BLOCK / group; part++, g++)
             for (uint32_t t = 0; t < n; t++) {
                 int32_t s;
-                if (group == ACT_BLOCK) memcpy(&s, act + n * (ACT_BLOCK + 4) + t * 4, 4);
-                else s = w_sum16(act + t * ACT_BLOCK + part * 16);
+                if (group < ACT_BLOCK) s = halves[part][t];
+                else memcpy(&s, act + n * (ACT_BLOCK + 4) + t * 4, 4);
                 start->dot[g][t] = BLOCKS_MAGIC_BITS - zero * s;
                 if (form_has_mins(form)) start->s[g][t] = (float)s;
             }
+    }
 }
 
 BLOCKS_FN float blocks_float(const uint8_t *p) {
@@ -383,12 +398,29 @@ BLOCKS_FN void ask_share(const uint8_t *super, size_t far, int share, int n, blo
     AK42_UNROLL for (int i = share * n_lines / n; i < (share + 1) * n_lines / n; i++) ask_line(super + i * CACHE_LINE, far);
 }
 
+/* Where part `part` of token t's outputs of panel p lies in totals and in an (n_tokens, ld) array. */
+BLOCKS_FN uint32_t total_at(const gemm_args *a, int p, uint32_t t, int part) {
+    return ((uint32_t)p * a->n_tokens + t) * BLOCKS_PARTS + (uint32_t)part;
+}
+BLOCKS_FN size_t output_at(size_t ld, uint32_t panel, int p, uint32_t t, int part) {
+    return t * ld + (panel + (uint32_t)p) * PANEL_ROWS + (uint32_t)(part * BLOCKS_ROWS);
+}
+BLOCKS_FN void open_totals(floats *total, const gemm_args *a, uint32_t panel, int np) {
+    for (int p = 0; p < np; p++)
+        for (uint32_t t = 0; t < a->n_tokens; t++)
+            for (int part = 0; part < BLOCKS_PARTS; part++) {
+                const float *from = a->start ? a->start + output_at(a->ld_start, panel, p, t, part) : NULL;
+                total[total_at(a, p, t, part)] = from ? f_load((const uint8_t *)from) : f_set1(0.0f);
+            }
+}
 BLOCKS_FN void put_totals(const gemm_args *a, const floats *total, uint32_t panel, int np) {
-    for (uint32_t i = 0; i < (uint32_t)np * a->n_tokens * BLOCKS_PARTS; i++) {
-        const uint32_t t = i / BLOCKS_PARTS % a->n_tokens, p = i / BLOCKS_PARTS / a->n_tokens;
-        uint8_t *out = (uint8_t *)(a->out + t * a->ldo + (panel + p) * PANEL_ROWS + i % BLOCKS_PARTS * BLOCKS_ROWS);
-        f_store(out, a->accumulate ? f_add(f_load(out), total[i]) : total[i]);
-    }
+    for (int p = 0; p < np; p++)
+        for (uint32_t t = 0; t < a->n_tokens; t++)
+            for (int part = 0; part < BLOCKS_PARTS; part++) {
+                uint8_t *out = (uint8_t *)(a->out + output_at(a->ldo, panel, p, t, part));
+                const floats sum = total[total_at(a, p, t, part)];
+                f_store(out, a->accumulate ? f_add(f_load(out), sum) : sum);
+            }
 }
 
 /* The products of a part of a panel's units with m tokens, 1 or 2, straight from a superblock: multiply_units' arithmetic, without the
@@ -459,11 +491,7 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
         const bool pairs = a->n_tokens > 2 || kind.units == 1;
         const int np = a->n_panels - panel >= BLOCKS_PANELS && pairs ? BLOCKS_PANELS : 1;
         floats total[BLOCKS_PANELS * BLOCKS_NR * BLOCKS_PARTS];        /* (np, n_tokens, parts) */
-        for (uint32_t i = 0; i < (uint32_t)np * a->n_tokens * BLOCKS_PARTS; i++) {
-            const uint32_t t = i / BLOCKS_PARTS % a->n_tokens, row = (panel + i / BLOCKS_PARTS / a->n_tokens) * PANEL_ROWS;
-            const float *from = a->start ? a->start + t * a->ld_start + row + i % BLOCKS_PARTS * BLOCKS_ROWS : NULL;
-            total[i] = from ? f_load((const uint8_t *)from) : f_set1(0.0f);
-        }
+        open_totals(total, a, panel, np);
         for (uint32_t begin = 0; begin < a->n_super; begin += START_UNITS) {
             const uint32_t end = a->n_super - begin < START_UNITS ? a->n_super : begin + START_UNITS;
             const uint8_t *act = a->act + begin * token_bytes * a->n_tokens, *from = a->panels + panel * a->panel_bytes;
