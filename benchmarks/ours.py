@@ -1,7 +1,8 @@
 """One leg of a comparison on our side: a process of its own that prints one JSON object, as peer_llama_cpp.py does for the peer.
 
 Beside the rates it states what part of the machine's limits they are, with the limits measured in this very process: the
-arithmetic peak of the prompt's number type, and the read bandwidth of generation. Called by compare.py.
+arithmetic peak of the prompt's number type, and the read bandwidth of generation, mean of one reading before and one after it.
+Called by compare.py.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import random
 import time
 from pathlib import Path
+from statistics import fmean
 
 import pyllama
 from pyllama.bench import bytes_per_token, measure
@@ -49,7 +51,7 @@ def main() -> None:
     result = {"prompt": 0.0, "generate": 0.0}
     with pyllama.Model(Path(arguments.model), n_threads=arguments.threads, isa=arguments.isa) as model:
         info = model.info
-        limits = None if arguments.no_limits else measure(info.n_threads, info.isa)
+        limits = [] if arguments.no_limits else [measure(info.n_threads, info.isa)]
         room = max(arguments.prompt, arguments.depth + max(arguments.generate, step)) + 8
 
         def ids(count: int) -> list[int]:
@@ -72,13 +74,14 @@ def main() -> None:
                 for tokens in passes:
                     session.advance(tokens)
                 result["generate"] = len(passes) * step / (time.perf_counter() - start)
+                limits += [measure(info.n_threads, info.isa) for _ in limits]
     if limits:
-        peak = max(limits[name] for name in PEAKS.get(info.weight_type, ("int8_gops",))) * 1e9
+        peak = max(limits[0][name] for name in PEAKS.get(info.weight_type, ("int8_gops",))) * 1e9
         if peak and result["prompt"]:
             result["peak_fraction"] = prompt_operations(info, arguments.prompt) / arguments.prompt * result["prompt"] / peak
         if result["generate"]:
             read = bytes_per_token(info, arguments.depth + arguments.generate / 2) / step
-            result["bandwidth_fraction"] = read * result["generate"] / (limits["read_gb_per_s"] * 1e9)
+            result["bandwidth_fraction"] = read * result["generate"] / (fmean(made["read_gb_per_s"] for made in limits) * 1e9)
     print(json.dumps(result))
 
 
