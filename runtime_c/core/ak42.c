@@ -295,8 +295,8 @@ static ak42_status read_group_size(container *c, const ak42_header *h, ak42_erro
 static ak42_status read_header(container *c, ak42_header *h, ak42_error *err) {
     const uint8_t *p = c->map.data;
     if (c->map.size < AK42_HEADER_BYTES)
-        return error_set(err, AK42_STATUS_FORMAT, "%s: truncated: expected a header of %d bytes, found %llu",
-                         c->name, AK42_HEADER_BYTES, (unsigned long long)c->map.size);
+        return error_set(err, AK42_STATUS_FORMAT, "%s: truncated: expected a header of %d bytes, found %llu; "
+                         "fetch or convert it again", c->name, AK42_HEADER_BYTES, (unsigned long long)c->map.size);
     h->version = load_i32(p + 4);
     if (h->version < 1 || h->version > 3)
         return error_set(err, h->version < 1 ? AK42_STATUS_FORMAT : AK42_STATUS_UNSUPPORTED, "%s: header: "
@@ -351,8 +351,8 @@ static ak42_status check_payload(const container *c, ak42_header *h, ak42_error 
 static ak42_status check_extents(const container *c, const ak42_header *h, ak42_error *err) {
     uint64_t end, gap_end;
     if (c->map.size != h->file_bytes)
-        return error_set(err, AK42_STATUS_FORMAT, "%s: %s: expected %llu bytes, found %llu", c->name,
-                         c->map.size < h->file_bytes ? "truncated" : "bytes behind the end",
+        return error_set(err, AK42_STATUS_FORMAT, "%s: %s: expected %llu bytes, found %llu; fetch or convert it again",
+                         c->name, c->map.size < h->file_bytes ? "truncated" : "bytes behind the end",
                          (unsigned long long)h->file_bytes, (unsigned long long)c->map.size);
     if (!add_u64(&end, h->data_offset, h->data_bytes) || end > h->file_bytes)
         return error_set(err, AK42_STATUS_FORMAT, "%s: header: data at byte 192: expected inside %llu "

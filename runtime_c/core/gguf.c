@@ -33,8 +33,8 @@ static const uint8_t *here(const gguf_file *g) { return g->map->data + g->at; }
 
 static ak42_status fail_short(const gguf_file *g, const char *what, uint64_t needed, ak42_error *err) {
     return error_set(err, AK42_STATUS_FORMAT, "%s: truncated: %s at byte %llu: expected %llu bytes, found "
-                     "%llu", g->c->name, what, (unsigned long long)g->at, (unsigned long long)needed,
-                     (unsigned long long)left(g));
+                     "%llu; fetch or convert it again", g->c->name, what, (unsigned long long)g->at,
+                     (unsigned long long)needed, (unsigned long long)left(g));
 }
 
 static ak42_status take_u32(uint32_t *out, gguf_file *g, const char *what, ak42_error *err) {
@@ -122,7 +122,7 @@ static ak42_status read_array(gguf_value *v, gguf_file *g, ak42_error *err) {
     const uint64_t element_min = v->element == GGUF_STRING ? 8 : value_bytes[v->element];
     if (v->count > left(g) / element_min)
         return error_set(err, AK42_STATUS_FORMAT, "%s: key %.*s: expected an array inside the file, found "
-                         "%llu elements with %llu bytes left", g->c->name, gguf_shown(v->key_size), v->key,
+                         "%llu elements with %llu bytes left; fetch or convert it again", g->c->name, gguf_shown(v->key_size), v->key,
                          (unsigned long long)v->count, (unsigned long long)left(g));
     const uint64_t begin = g->at;
     if (v->element == GGUF_STRING) {
@@ -285,8 +285,8 @@ static ak42_status read_tensor_extent(tensor *t, uint64_t *sum, gguf_file *g, ui
                          (unsigned long long)t->offset);
     if (*sum > g->map->size || t->nbytes > g->map->size)
         return error_set(err, AK42_STATUS_FORMAT, "%s: truncated: tensor %s: expected %llu bytes at %llu of "
-                         "the data, found a file of %llu", g->c->name, t->name, (unsigned long long)t->nbytes,
-                         (unsigned long long)*sum, (unsigned long long)g->map->size);
+                         "the data, found a file of %llu; fetch or convert it again", g->c->name, t->name,
+                         (unsigned long long)t->nbytes, (unsigned long long)*sum, (unsigned long long)g->map->size);
     *sum = round_up(*sum + t->nbytes, g->alignment);      /* both are below 2^63: no overflow */
     return AK42_STATUS_OK;
 }
@@ -314,7 +314,7 @@ static ak42_status place_tensors(tensor *tensors, const gguf_file *g, ak42_error
         if (!add_u64(&t->offset, t->offset, data) || !add_u64(&end, t->offset, t->nbytes) ||
             end > g->map->size)
             return error_set(err, AK42_STATUS_FORMAT, "%s: truncated: tensor %s: expected %llu bytes at "
-                             "byte %llu, found a file of %llu", g->c->name, t->name,
+                             "byte %llu, found a file of %llu; fetch or convert it again", g->c->name, t->name,
                              (unsigned long long)t->nbytes, (unsigned long long)t->offset,
                              (unsigned long long)g->map->size);
         t->home = g->map;
