@@ -36,16 +36,24 @@ def run(command: click.Command, arguments: list[str] | None) -> int:
         sys.stdout.flush()
         return 0
     except BrokenPipeError:
-        # Whoever read us went away. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _settle_stdout()  # whoever read us went away
         return SYSTEM
     except Exception as error:
+        _settle_stdout()
         code, line = explained(error)
         if line:
             click.echo(f"pyllama: {printable(line)}", err=True)
         return code
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _settle_stdout() -> None:
+    """Drops what stdout does not take: Python would try again at exit, complain, and end with 120."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def explained(error: Exception) -> tuple[int, str]:

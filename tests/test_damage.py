@@ -301,8 +301,9 @@ def limited(size: int) -> Callable[[], None]:
 @pytest.mark.parametrize("size", [0, 1000, 60_000])
 def test_a_limit_on_file_size(out: str, size: int, good: Callable, tmp_path: Path) -> None:
     folder = good(ModelSpec(tokenizer="bpe", vocab_size=403))
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}       # Python would cut its own files off, too, and keep them
     done = subprocess.run([sys.executable, "-m", "pyllama", "convert", str(folder), "-o", str(tmp_path / out)], capture_output=True,
-                          text=True, preexec_fn=limited(size))
+                          text=True, preexec_fn=limited(size), env=environment)
     line = only_line(done.stderr)
     assert done.returncode == IO_ERROR, line
     assert_says(line, (re.escape(out), "(?i)too large"))
