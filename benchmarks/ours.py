@@ -74,7 +74,8 @@ def main() -> None:
                 for tokens in passes:
                     session.advance(tokens)
                 result["generate"] = len(passes) * step / (time.perf_counter() - start)
-                limits += [measure(info.n_threads, info.isa) for _ in limits]
+                if limits:
+                    limits.append(measure(info.n_threads, info.isa))
     if limits:
         peak = max(limits[0][name] for name in PEAKS.get(info.weight_type, ("int8_gops",))) * 1e9
         if peak and result["prompt"]:

@@ -485,7 +485,7 @@ static void check_header_fields(void) {
         {"trailer offset", 208, 8, 8, FORMAT, "trailer_offset"}, {"no trailer", 208, 0, 8, FORMAT, "trailer"},
         {"trailer bytes", 216, UINT64_MAX, 8, FORMAT, "trailer"},
         {"file bytes", 224, 1, 8, FORMAT, "bytes behind"},
-        {"file bytes more", 224, UINT64_MAX, 8, FORMAT, "truncated"},
+        {"file bytes more", 224, UINT64_MAX, 8, FORMAT, "fetch or convert it again"},
         {"theta local", 240, 0x3f800000, 4, FORMAT, "ROPE_THETA"}, {"theta local nan", 240, 0x7fc00000, 4, FORMAT, "rope_theta_local"},
     };
     static const edit of_v2[] = {
@@ -806,8 +806,8 @@ static void check_strangers(void) {
         ak42_status status;
         const char *word;
     } cases[] = {
-        {"", 0, FORMAT, "0 bytes"}, {"GGU", 3, FORMAT, "3 bytes"}, {"GGUF", 4, FORMAT, "truncated"},
-        {"24ka", 4, FORMAT, "truncated"},
+        {"", 0, FORMAT, "0 bytes"}, {"GGU", 3, FORMAT, "3 bytes"}, {"GGUF", 4, FORMAT, "fetch or convert it again"},
+        {"24ka", 4, FORMAT, "fetch or convert it again"},
         {"version https://git-lfs.github.com/spec/v1\n", 43, FORMAT, "git lfs pull"},
         {"\n <!DOCTYPE html><html>aaaaaaaaaaaaa", 36, FORMAT, "HTML"}, {"<HTML>", 6, FORMAT, "HTML"},
         {"PK\3\4aaaaaaaaaaaaaaaaaaaaaaaaa", 29, FORMAT, "zip"}, {"\x7f" "ELF\2\1\1", 7, FORMAT, "ELF"},
