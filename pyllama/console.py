@@ -23,6 +23,11 @@ def run(command: click.Command, arguments: list[str] | None) -> int:
     with contextlib.suppress(ValueError):  # not in the main thread: whoever called us handles signals
         signal.signal(signal.SIGTERM, _terminated)
     logging.basicConfig(format="pyllama: %(levelname)s: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    if sys.stdout is None:
+        click.echo("pyllama: standard output is closed; open it, or send it to /dev/null", err=True)
+        return SYSTEM
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115  what is closed has nothing to read
     # Text is UTF-8 whatever the locale says; bytes that came in undecodable go out as they were.
     for stream in (sys.stdin, sys.stdout):
         if hasattr(stream, "reconfigure"):
@@ -36,16 +41,16 @@ def run(command: click.Command, arguments: list[str] | None) -> int:
         sys.stdout.flush()
         return 0
     except BrokenPipeError:
-        _settle_stdout()  # whoever read us went away
-        return SYSTEM
+        return SYSTEM  # whoever read us went away
     except Exception as error:
-        _settle_stdout()
         code, line = explained(error)
         if line:
             click.echo(f"pyllama: {printable(line)}", err=True)
         return code
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        _settle_stdout()
 
 
 def _settle_stdout() -> None:

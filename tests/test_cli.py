@@ -150,6 +150,11 @@ def test_system_errors(pyllama_command, bpe_bin: Path) -> None:
             environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
             done = subprocess.run(command, stdout=full, stderr=-1, text=True, env=environment)
         assert done.returncode == 74 and "No space" in one_line(done.stderr)
+    for closed, code in ((">&-", 74), ("<&-", 0)):
+        done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", sys.executable, "-m", "pyllama", "inspect", bpe_bin],
+                              capture_output=True, text=True)  # fmt: skip
+        assert done.returncode == code, done.stderr
+        assert "closed" in one_line(done.stderr) if code else not done.stderr
 
 
 def test_names_from_files_cannot_move_the_cursor(pyllama_command, bpe_bin: Path, tmp_path: Path) -> None:
