@@ -20,6 +20,7 @@ import pytest
 import converter
 
 MB = 1 << 20
+HUGE_PAGE = 2 * MB
 OWN_LIMIT = 64 * MB        # anonymous memory beside the weights and the cache, whatever the model's size
 SLACK = 16 * MB            # Python's own growth between two looks, and rounding to huge pages
 N_CTX, PROMPT = 1024, 600  # a prompt longer than one pass, so that every buffer is used
@@ -88,7 +89,10 @@ def test_a_mapped_file_costs_no_memory_of_its_own(file_of: Callable[[str], Path]
     path = file_of("panels")
     assert path.stat().st_size > 3 * OWN_LIMIT
     before, opened, evaluated = probe(path)
-    assert opened["rss"] - before["rss"] < SLACK                    # opening reads the header, not the weights
+    # Opening reads the header, the trailer and the norms, not the weights. The system maps whole pages around what is read, and where
+    # it keeps the file in pages of 2 MiB, those.
+    looked_at = 2 + 2 * SHAPE["n_layers"] + 1
+    assert opened["rss"] - before["rss"] < SLACK + looked_at * HUGE_PAGE < path.stat().st_size / 4
     assert opened["anonymous"] - before["anonymous"] < SLACK
     assert evaluated["anonymous"] - before["anonymous"] < OWN_LIMIT + KV_BYTES
     assert evaluated["mapped"]["Rss"] > 0.85 * path.stat().st_size  # it was all used, and where it lies

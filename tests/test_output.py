@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from converter import output, part
 from converter.errors import ConvertError, OutputError, RefusedError
@@ -69,6 +70,30 @@ def test_a_file(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="patch"):
             stream.patch(5, b"beyond")
     assert snapshot(tmp_path) == {"model.bin": b"headabc\0"}
+
+
+def test_pieces_are_whole_and_patches_reach_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any writes and patches, over small pieces, make the bytes that they say; every write but patches begins where a piece does."""
+    monkeypatch.setattr(output, "PIECE_BYTES", 16)
+    begins: list[int] = []
+    real = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, at: (begins.append(at), real(descriptor, data, at))[1])
+    random = np.random.default_rng(3)
+    for nth in range(40):
+        out, expected = tmp_path / str(nth), bytearray()
+        with OutputFile(out) as stream:
+            for _ in range(8):
+                begins.clear()
+                data = random.bytes(int(random.integers(0, 50)))
+                stream.write(data)
+                expected += data
+                assert not any(at % 16 for at in begins)
+                offset = int(random.integers(0, len(expected) + 1))
+                patch = random.bytes(int(random.integers(0, len(expected) - offset + 1)))
+                stream.patch(offset, patch)
+                expected[offset:offset + len(patch)] = patch
+                assert stream.position == len(expected)
+        assert out.read_bytes() == expected
 
 
 def test_modes_are_the_umasks(tmp_path: Path) -> None:

@@ -158,12 +158,12 @@ static size_t page_extent(uint64_t size) {
     return (size_t)round_up(size, size >= HUGE_FROM ? HUGE_PAGE : PAGE);
 }
 
-/* A wish: nothing depends on it, and kernels without huge pages refuse it. */
+/* Wishes: nothing depends on them, and kernels without huge pages refuse them. */
 #ifdef MADV_HUGEPAGE
-static void wish_huge(void *memory, size_t size) { madvise(memory, size, MADV_HUGEPAGE); }
+void page_wish_huge(void *memory, size_t size) { madvise(memory, size, MADV_HUGEPAGE); }
 static void wish_small(void *memory, size_t size) { madvise(memory, size, MADV_NOHUGEPAGE); }
 #else
-static void wish_huge(void *memory, size_t size) { (void)memory, (void)size; }
+void page_wish_huge(void *memory, size_t size) { (void)memory, (void)size; }
 static void wish_small(void *memory, size_t size) { (void)memory, (void)size; }
 #endif
 
@@ -179,7 +179,7 @@ static void *page_map(uint64_t size, bool huge) {
     const size_t before = (size_t)(aligned - base);
     if (before) munmap(base, before);
     if (slack - before) munmap(aligned + extent, slack - before);
-    if (huge) wish_huge(aligned, extent);
+    if (huge) page_wish_huge(aligned, extent);
     else wish_small(aligned, extent);
     return aligned;
 }

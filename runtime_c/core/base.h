@@ -81,5 +81,7 @@ void *page_alloc(uint64_t size);
 /* The same with ordinary pages, for memory that is touched little by little (KV caches): only what is touched is spent. */
 void *page_reserve(uint64_t size);
 void page_free(void *memory, uint64_t size);
+/* Asks for huge pages in memory that is mapped already; of a file, for the parts that are still to be read from it. */
+void page_wish_huge(void *memory, size_t size);
 
 #endif

@@ -62,6 +62,7 @@ static ak42_status open_descriptor(filemap *map, int fd, const char *path, bool 
     if (use_mmap) {
         void *memory = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (memory == MAP_FAILED) return fail_system(err, path, "map");
+        page_wish_huge(memory, (size_t)size);
         *map = (filemap){memory, size, FILEMAP_MAPPED};
     } else {
         status = read_whole(map, fd, path, size, err);
