@@ -47,6 +47,8 @@ def look():
             inside = line.rstrip().endswith(path)
         elif inside and word[:-1] in ("Rss", "Pss", "Private_Dirty"):
             mapped[word[:-1]] = mapped.get(word[:-1], 0) + (int(line.split()[1]) << 10)
+        elif inside and word == "VmFlags:":
+            mapped["huge"] = "hg" in line.split()
     print(json.dumps({"anonymous": rollup["Anonymous"], "rss": rollup["Rss"], "peak": peak, "mapped": mapped}), flush=True)
 
 look()
@@ -97,6 +99,7 @@ def test_a_mapped_file_costs_no_memory_of_its_own(file_of: Callable[[str], Path]
     assert evaluated["anonymous"] - before["anonymous"] < OWN_LIMIT + KV_BYTES
     assert evaluated["mapped"]["Rss"] > 0.85 * path.stat().st_size  # it was all used, and where it lies
     assert evaluated["mapped"]["Private_Dirty"] == 0
+    assert evaluated["mapped"]["huge"] == os.path.exists("/sys/kernel/mm/transparent_hugepage")
 
 
 def test_two_processes_share_a_mapped_file(file_of: Callable[[str], Path]) -> None:
