@@ -13,7 +13,7 @@
 typedef struct packed {
     act_form form;
     uint8_t *data;                     /* tiles of form.nr rows */
-    outlier *outliers;                 /* (rows, OUTLIERS); Q8 only */
+    outlier *outliers;                 /* (rows, OUTLIERS); Q8 and Q8_SUPER only */
     size_t row_bytes;
 } packed;
 
@@ -95,7 +95,7 @@ static uint32_t super_bytes(const matrix *w) {
 /* Superblocks of a part of k: as many as let a tile of activations stay in the first-level cache; all parts about equal, and cut where
  * every type's superblocks end. */
 static uint32_t part_supers(const matrix *w) {
-    const size_t tile_bytes = w->kernels->nr * act_token_bytes(w->kernels->act, SUPER_K);
+    const size_t tile_bytes = w->kernels->nr * act_token_bytes(w->kernels->act, SUPER_K_MAX) / (SUPER_K_MAX / SUPER_K);
     const uint32_t most = TILE_BYTES > tile_bytes ? (uint32_t)(TILE_BYTES / tile_bytes) : 1;
     return (uint32_t)round_up(div_up(w->n_super, div_up(w->n_super, most)), SUPER_K_MAX / SUPER_K);
 }
@@ -166,7 +166,7 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
                 .start = first ? sums + row * ld_sums : NULL, .ld_start = ld_sums, .accumulate = last && accumulate,
                 .next = n_rows > nr ? NULL : next.panels, .next_panel_bytes = next.panel_bytes,
             });
-            if (last && in->form.kind == ACT_Q8)
+            if (last && act_is_q8(in->form.kind))
                 outliers(&(outliers_args){
                     .out = to, .ldo = ldo, .panels = whole, .panel_bytes = whole_bytes, .n_panels = n_panels,
                     .lists = in->outliers + row * OUTLIERS, .n_tokens = rows, .group_size = w->group_size,

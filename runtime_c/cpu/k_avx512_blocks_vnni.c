@@ -10,7 +10,14 @@
 #define BLOCKS_VNNI 1
 #include "k_avx512_blocks.h"
 
-void avx512_vnni_fill_blocks(kernel_table *table) { blocks_fill(table); }
+/* sum + the products of 2 i16 of w with 2 of a. */
+W_FN words w_dot_pairs(words sum, words w, words a) { return _mm512_dpwssd_epi32(sum, w, a); }
+#include "k_supers.h"
+
+void avx512_vnni_fill_blocks(kernel_table *table) {
+    blocks_fill(table);
+    supers_fill(table);
+}
 
 #else
 typedef int k_avx512_blocks_vnni_is_empty;

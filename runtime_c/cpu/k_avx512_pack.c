@@ -176,22 +176,24 @@ AVX512_FN uint32_t lanes_from(const float *x, uint32_t columns, uint32_t b, uint
            (uint32_t)_mm512_cmpge_epi32_mask(_mm512_and_si512(high, magnitude), least) << 16;
 }
 
-/* Chooses the outliers and packs their blocks without them. Mostly they are the largest of two blocks, which two comparisons show:
- * where the first block has none but its largest that reaches the second block's, and none is as large as another. */
-AVX512_FN void pack_q8_outliers(uint8_t *act, outlier *list, const outlier_blocks *found, const float *x, uint32_t columns,
-                                uint32_t t, uint32_t n) {
+/* Chooses the outliers. Mostly they are the largest of two blocks, which two comparisons show: where the first block has none but its
+ * largest that reaches the second block's, and none is as large as another. */
+AVX512_FN void take_outliers(outlier *list, const outlier_blocks *found, const float *x, uint32_t columns) {
     const uint32_t *b = found->block;
     const uint32_t first = found->bits[1] ? lanes_from(x, columns, b[0], found->bits[1]) : 0;
     const uint32_t second = found->bits[1] ? lanes_from(x, columns, b[1], found->bits[1]) : 0;
-    if (first && !(first & (first - 1)) && !(second & (second - 1))) {
-        const uint32_t c0 = b[0] * ACT_BLOCK + (uint32_t)__builtin_ctz(first), c1 = b[1] * ACT_BLOCK + (uint32_t)__builtin_ctz(second);
-        list[c0 > c1] = (outlier){c0, x[c0]};
-        list[c0 < c1] = (outlier){c1, x[c1]};
-        pack_q8_block(act, x, columns, b[0], first, t, n);
-        pack_q8_block(act, x, columns, b[1], second, t, n);
+    if (!first || (first & (first - 1)) || (second & (second - 1))) {
+        outliers_choose(list, found, x, columns);
         return;
     }
-    outliers_choose(list, found, x, columns);
+    const uint32_t c0 = b[0] * ACT_BLOCK + (uint32_t)__builtin_ctz(first), c1 = b[1] * ACT_BLOCK + (uint32_t)__builtin_ctz(second);
+    list[c0 > c1] = (outlier){c0, x[c0]};
+    list[c0 < c1] = (outlier){c1, x[c1]};
+}
+_Static_assert(OUTLIERS == 2, "take_outliers is for two");
+
+/* Packs the outliers' blocks without them. */
+AVX512_FN void pack_q8_outliers(uint8_t *act, const outlier *list, const float *x, uint32_t columns, uint32_t t, uint32_t n) {
     for (uint32_t i = 0; i < OUTLIERS; i++) {
         const uint32_t block = list[i].column / ACT_BLOCK;
         uint32_t zeros = 0;
@@ -200,7 +202,6 @@ AVX512_FN void pack_q8_outliers(uint8_t *act, outlier *list, const outlier_block
         pack_q8_block(act, x, columns, block, zeros, t, n);
     }
 }
-_Static_assert(OUTLIERS == 2, "pack_q8_outliers is for two");
 
 enum { FEW = 4 };                      /* blocks that are packed faster one by one */
 
@@ -217,7 +218,99 @@ AVX512 static void pack_q8(uint8_t *act, outlier *lists, const float *x, size_t 
             note_blocks(&found, b,
                         pack_q8_blocks(act, x, (size_t)b * ACT_BLOCK, columns, n_blocks - b, t, n_tokens, false));
         for (; b < n_blocks; b++) outliers_note(&found, b, pack_q8_block(act, x, columns, b, 0, t, n_tokens));
-        pack_q8_outliers(act, lists, &found, x, columns, t, n_tokens);
+        take_outliers(lists, &found, x, columns);
+        pack_q8_outliers(act, lists, x, columns, t, n_tokens);
+    }
+}
+
+/* ---- Q8_SUPER: two superblocks of one token at a time ---- */
+
+/* In each half of the lanes the largest of the half. */
+AVX512_FN __m512i half_maxima(__m512i m) {
+    m = _mm512_max_epi32(m, _mm512_permutex_epi64(m, 0x4e));
+    m = _mm512_max_epi32(m, _mm512_shuffle_epi32(m, _MM_PERM_BADC));
+    return _mm512_max_epi32(m, _mm512_shuffle_epi32(m, _MM_PERM_CDAB));
+}
+
+/* Lane g: the sum of the codes of columns 16 * g .. 16 * g + 15 of the superblock of which codes hold 64 columns each. */
+AVX512_FN __m512i super_sums(const __m512i codes[4]) {
+    __m512i s[4], pairs[2];
+    AK42_UNROLL for (int i = 0; i < 4; i++)
+        s[i] = _mm512_madd_epi16(_mm512_maddubs_epi16(_mm512_set1_epi8(1), codes[i]), _mm512_set1_epi16(1));
+    AK42_UNROLL for (int i = 0; i < 2; i++)
+        pairs[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(s[2 * i], s[2 * i + 1]), _mm512_unpackhi_epi32(s[2 * i], s[2 * i + 1]));
+    const __m512i sums = _mm512_add_epi32(_mm512_unpacklo_epi64(pairs[0], pairs[1]), _mm512_unpackhi_epi64(pairs[0], pairs[1]));
+    /* place 4 * lane + i is of codes[i] */
+    const __m512i order = _mm512_set_epi32(15, 11, 7, 3, 14, 10, 6, 2, 13, 9, 5, 1, 12, 8, 4, 0);
+    return _mm512_permutexvar_epi32(order, sums);
+}
+
+/* Token t's starts and pairs of a superblock of a tile of n. */
+AVX512_FN void store_sums(uint8_t *super, __m512i sums, uint32_t t, uint32_t n) {
+    const __m512i starts = _mm512_sub_epi32(_mm512_set1_epi32(SUPER_START), _mm512_slli_epi32(sums, 7));
+    const __m512i wide = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_CDAB));        /* of 32 columns, each twice */
+    const __m512i first = _mm512_set_epi32(0, 0, 0, 0, 26, 24, 18, 16, 13, 12, 9, 8, 5, 4, 1, 0);
+    const __m512i second = _mm512_set_epi32(0, 0, 0, 0, 30, 28, 22, 20, 15, 14, 11, 10, 7, 6, 3, 2);
+    const __m512i low = _mm512_permutex2var_epi32(sums, first, wide), high = _mm512_permutex2var_epi32(sums, second, wide);
+    const __m512i pairs = _mm512_or_si512(_mm512_and_si512(low, _mm512_set1_epi32(0xffff)), _mm512_slli_epi32(high, 16));
+    _Alignas(64) int32_t all[32];
+    _mm512_store_si512(all, starts);
+    _mm512_store_si512(all + 16, pairs);
+    AK42_UNROLL for (uint32_t g = 0; g < 16; g++)
+        memcpy(super + (g / 2 * ACT_SUPER_BLOCK_BYTES + ACT_BLOCK) * n + (g % 2 * n + t) * 4, &all[g], 4);
+    AK42_UNROLL for (uint32_t p = 0; p < 12; p++) memcpy(super + SUPER_PAIRS_16 * n + (p * n + t) * 4, &all[16 + p], 4);
+}
+_Static_assert(SUPER_PAIRS_32 == SUPER_PAIRS_16 + 32, "one run of pairs");
+
+/* n_supers superblocks, 1 or 2, of token t, from column `at` on; returns the bits of the largest magnitudes of 16 blocks. */
+AVX512_FN __m512i pack_supers(uint8_t *act, const float *x, size_t at, size_t columns, uint32_t n_supers, uint32_t t, uint32_t n,
+                              bool inside) {
+    _Alignas(64) float d[SIXTEEN], inverse[SIXTEEN];
+    __m512 inverses;
+    const __m512i maxima = block_maxima(x, at, columns, inside);
+    _mm512_store_ps(d, block_scales(&inverses, half_maxima(maxima)));
+    _mm512_store_ps(inverse, inverses);
+    for (uint32_t i = 0; i < n_supers; i++, act += (size_t)n * ACT_SUPER_BYTES) {
+        __m512i codes[4];
+        AK42_UNROLL for (uint32_t b = 0; b < 8; b += 2) {
+            codes[b / 2] = quantise_blocks(x, at + i * SUPER_K_MAX + b * 32, columns, inverse + i * 8, inside);
+            _mm256_storeu_si256((__m256i *)(void *)(act + b * n * ACT_SUPER_BLOCK_BYTES + t * ACT_BLOCK), _mm512_castsi512_si256(codes[b / 2]));
+            _mm256_storeu_si256((__m256i *)(void *)(act + (b + 1) * n * ACT_SUPER_BLOCK_BYTES + t * ACT_BLOCK),
+                                _mm512_extracti64x4_epi64(codes[b / 2], 1));
+        }
+        memcpy(act + (size_t)n * SUPER_D + t * 4, &d[i * 8], 4);
+        store_sums(act, super_sums(codes), t, n);
+    }
+    return maxima;
+}
+
+/* Packs the superblocks of a token's outliers without them. */
+AVX512_FN void pack_super_outliers(uint8_t *act, const outlier *list, const float *x, uint32_t columns, uint32_t t, uint32_t n) {
+    for (uint32_t i = 0; i < OUTLIERS; i++) {
+        const uint32_t super = list[i].column / SUPER_K_MAX, at = super * SUPER_K_MAX;
+        const uint32_t width = columns - at < SUPER_K_MAX ? columns - at : SUPER_K_MAX;
+        float values[SUPER_K_MAX];
+        if (list[i].value == 0 || (i && super == list[i - 1].column / SUPER_K_MAX && list[i - 1].value != 0)) continue;
+        memcpy(values, x + at, width * sizeof(float));
+        for (uint32_t j = 0; j < OUTLIERS; j++)
+            if (list[j].value != 0 && list[j].column / SUPER_K_MAX == super) values[list[j].column - at] = 0;
+        pack_supers(act + (size_t)super * n * ACT_SUPER_BYTES, values, 0, width, 1, t, n, false);
+    }
+}
+
+AVX512 static void pack_q8_super(uint8_t *act, outlier *lists, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
+    enum { TWO = 2 * SUPER_K_MAX };
+    const size_t super_bytes = (size_t)n_tokens * ACT_SUPER_BYTES;
+    for (uint32_t t = 0; t < n_tokens; t++, x += ldx, lists += OUTLIERS) {
+        outlier_blocks found = {{0}, {0}};
+        uint32_t at = 0;
+        for (; at + TWO <= columns; at += TWO)
+            note_blocks(&found, at / ACT_BLOCK, pack_supers(act + at / SUPER_K_MAX * super_bytes, x, at, columns, 2, t, n_tokens, true));
+        for (; at < columns; at += TWO)
+            note_blocks(&found, at / ACT_BLOCK, pack_supers(act + at / SUPER_K_MAX * super_bytes, x, at, columns,
+                                                            columns - at > SUPER_K_MAX ? 2 : 1, t, n_tokens, false));
+        take_outliers(lists, &found, x, columns);
+        pack_super_outliers(act, lists, x, columns, t, n_tokens);
     }
 }
 
@@ -225,6 +318,7 @@ void avx512_fill_pack(kernel_table *table) {
     table->pack[ACT_F32] = pack_f32;
     table->pack[ACT_BF16] = pack_bf16;
     table->pack[ACT_Q8] = pack_q8;
+    table->pack[ACT_Q8_SUPER] = pack_q8_super;
 }
 
 #else

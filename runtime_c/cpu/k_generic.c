@@ -7,87 +7,6 @@
 #include "../core/config.h"
 #include "outliers.h"
 
-/* ---- activations ---- */
-
-static void pack_f32(uint8_t *act, outlier *lists, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
-    (void)lists;
-    size_t k_pad = round_up(columns, SUPER_K);
-    for (size_t k = 0; k < k_pad; k++)
-        for (uint32_t t = 0; t < n_tokens; t++) {
-            float value = k < columns ? x[t * ldx + k] : 0.0f;
-            memcpy(act + (k * n_tokens + t) * 4, &value, 4);
-        }
-}
-
-static void pack_bf16(uint8_t *act, outlier *lists, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
-    (void)lists;
-    size_t k_pad = round_up(columns, SUPER_K);
-    for (size_t k = 0; k < k_pad; k++)
-        for (uint32_t t = 0; t < n_tokens; t++) {
-            uint16_t value = k < columns ? f32_to_bf16(x[t * ldx + k]) : 0;
-            memcpy(act + ((k / 2 * n_tokens + t) * 2 + k % 2) * 2, &value, 2);
-        }
-}
-
-/* The scale d of n floats to be quantised, and *inverse, by which they are multiplied. Magnitudes are
- * compared as integers, so that a NaN counts as the largest: a NaN or an infinity makes d NaN. What is so
- * small that 127 / max overflows counts as zero. */
-static float quant_scale(float *inverse, const float *x, uint32_t n) {
-    uint32_t bits_max = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], 4);
-        bits &= 0x7fffffffu;
-        if (bits > bits_max) bits_max = bits;
-    }
-    float max;
-    memcpy(&max, &bits_max, 4);
-    *inverse = 0.0f;
-    if (!isfinite(max)) return NAN;
-    if (max == 0.0f || !isfinite(127.0f / max)) return 0.0f;
-    *inverse = 127.0f / max;
-    return max / 127.0f;
-}
-static int8_t quant_code(float x, float inverse) { return inverse == 0.0f ? 0 : (int8_t)lrintf(x * inverse); }
-
-/* The largest magnitudes of a row, the definition of outliers.h by the shortest way. */
-static void take_outliers(outlier *list, const float *x, uint32_t columns) {
-    outlier_blocks all = {{0}, {0}};
-    for (uint32_t i = 0; i < columns; i++) {
-        uint32_t bits;
-        memcpy(&bits, &x[i], 4);
-        outliers_note(&all, i, bits & 0x7fffffffu);
-    }
-    for (uint32_t i = 0; i < OUTLIERS; i++) list[i] = (outlier){0, 0};
-    for (uint32_t i = 0; i < OUTLIERS && all.bits[i]; i++) {
-        uint32_t at = OUTLIERS - 1;            /* before the ones of higher columns, after the empty ones */
-        while (at > 0 && list[at].value != 0 && list[at].column > all.block[i]) at--;
-        for (uint32_t j = 0; j < at; j++) list[j] = list[j + 1];
-        list[at] = (outlier){all.block[i], x[all.block[i]]};
-    }
-}
-
-static void pack_q8(uint8_t *act, outlier *lists, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns) {
-    for (uint32_t t = 0; t < n_tokens; t++) take_outliers(lists + t * OUTLIERS, x + t * ldx, columns);
-    size_t n_blocks = round_up(columns, SUPER_K) / ACT_BLOCK;
-    for (size_t b = 0; b < n_blocks; b++) {
-        uint8_t *block = act + b * n_tokens * ACT_Q8_BLOCK_BYTES;
-        for (uint32_t t = 0; t < n_tokens; t++) {
-            float values[ACT_BLOCK];
-            outliers_block(values, lists + t * OUTLIERS, (uint32_t)b, x + t * ldx, columns);
-            float inverse, d = quant_scale(&inverse, values, ACT_BLOCK);
-            int32_t sum = 0;
-            for (uint32_t i = 0; i < ACT_BLOCK; i++) {
-                int8_t code = quant_code(values[i], inverse);
-                memcpy(block + t * ACT_BLOCK + i, &code, 1);
-                sum += code;
-            }
-            memcpy(block + n_tokens * ACT_BLOCK + t * 4, &d, 4);
-            memcpy(block + n_tokens * (ACT_BLOCK + 4) + t * 4, &sum, 4);
-        }
-    }
-}
-
 /* ---- matrices ---- */
 
 /* A superblock of quantised weights, taken apart: weight[k][r] = codes[k][r] * scales[k / group][r] +
@@ -234,12 +153,12 @@ static void store_bf16(const kv_head *kv, uint32_t p, const float *k, const floa
 
 static void store_int8(const kv_head *kv, uint32_t p, const float *k, const float *v, uint32_t head_dim) {
     float inverse;
-    kv->k_scale[p] = quant_scale(&inverse, k, head_dim);
+    kv->k_scale[p] = plain_quant_scale(&inverse, k, head_dim);
     for (uint32_t d = 0; d < round_up(head_dim, 4); d++)
-        kv->k[k_at_int8(p, d, head_dim)] = (uint8_t)(128 + (d < head_dim ? quant_code(k[d], inverse) : 0));
-    kv->v_scale[p] = quant_scale(&inverse, v, head_dim);
+        kv->k[k_at_int8(p, d, head_dim)] = (uint8_t)(128 + (d < head_dim ? plain_quant_code(k[d], inverse) : 0));
+    kv->v_scale[p] = plain_quant_scale(&inverse, v, head_dim);
     for (uint32_t d = 0; d < head_dim; d++)
-        kv->v[(size_t)p * head_dim + d] = (uint8_t)quant_code(v[d], inverse);
+        kv->v[(size_t)p * head_dim + d] = (uint8_t)plain_quant_code(v[d], inverse);
 }
 
 /* One element of k or v at position p. */
@@ -396,7 +315,6 @@ void kernels_fill_generic(kernel_table *table) {
             [KERNEL_Q4_0] = {.act = ACT_Q8, .nr = TILE_TOKENS_MAX, .gemm = gemm_q4_0},
             [KERNEL_Q4_1] = {.act = ACT_Q8, .nr = TILE_TOKENS_MAX, .gemm = gemm_q4_1},
         },
-        .pack = {[ACT_F32] = pack_f32, [ACT_BF16] = pack_bf16, [ACT_Q8] = pack_q8},
         .kv = {
             [AK42_KV_TYPE_F32] = {store_f32, attn_f32},
             [AK42_KV_TYPE_F16] = {store_f16, attn_f16},
@@ -413,6 +331,7 @@ void kernels_fill_generic(kernel_table *table) {
         .scale = scale,
         .read = read_sum,
     };
+    pack_fill_plain(table);
     outliers_fill(table);
     blocks_fill_generic(table);
     encode_fill_plain(table);

@@ -18,23 +18,34 @@
  * Q8    for block of 32 k: i8 q[w][32]; f32 d[w]; i32 s[w]     with d = max|x|/127, q = round-to-nearest-even(x / d) computed
  *       as x * (127/max|x|), s = sum of q; an all-zero block, or one so small that 127/max|x| overflows, has d = 0, q = 0; one
  *       with a NaN or an infinity has d = NaN, so that the products show it
+ * Q8_SUPER   columns padded to SUPER_K_MAX; for superblock of 256 k, of which the blocks share d: for block of 32 k: i8 q[w][32];
+ *       i32 start[2][w], SUPER_START - 128 times the sum of q of 16 k; behind the blocks f32 d[w] and pairs of i16 sums, the first in
+ *       the low half: [8][w] of 16 k, pair p of the sums p / 2 * 4 + p % 2 and the next but one, and [4][w] of 32 k alike
  * Tiles follow one another: tile i starts at i * nr * act_token_bytes(kind, columns), is 64-byte aligned only for i = 0. */
-typedef enum act_kind { ACT_F32, ACT_BF16, ACT_Q8, ACT_COUNT } act_kind;
+typedef enum act_kind { ACT_F32, ACT_BF16, ACT_Q8, ACT_Q8_SUPER, ACT_COUNT } act_kind;
 enum { ACT_BLOCK = 32, ACT_Q8_BLOCK_BYTES = 40, TILE_TOKENS_MAX = 16 };
+/* Of Q8_SUPER, bytes for one token: of a block, up to where d and the pairs lie, and all. SUPER_START is 1.5 * 2^23 as the bits of a
+ * float. */
+enum {
+    SUPER_START = 0x4b400000, ACT_SUPER_BLOCK_BYTES = ACT_BLOCK + 2 * 4, SUPER_D = 8 * ACT_SUPER_BLOCK_BYTES, SUPER_PAIRS_16 = SUPER_D + 4,
+    SUPER_PAIRS_32 = SUPER_PAIRS_16 + 32, ACT_SUPER_BYTES = SUPER_PAIRS_32 + 16
+};
+static inline bool act_is_q8(act_kind kind) { return kind == ACT_Q8 || kind == ACT_Q8_SUPER; }
 static inline size_t act_token_bytes(act_kind kind, uint32_t columns) {
     size_t k_pad = round_up(columns, SUPER_K);
+    if (kind == ACT_Q8_SUPER) return round_up(columns, SUPER_K_MAX) / SUPER_K_MAX * ACT_SUPER_BYTES;
     return kind == ACT_F32 ? k_pad * 4 : kind == ACT_BF16 ? k_pad * 2 : k_pad / ACT_BLOCK * ACT_Q8_BLOCK_BYTES;
 }
 
-/* An activation that is too large for its block: it counts as zero in a Q8 tile, and its products are added in f32 (outliers.h). */
+/* An activation that is too large for its block: it counts as zero in Q8 and Q8_SUPER tiles, and its products are added in f32 (outliers.h). */
 enum { OUTLIERS = 2 };
 typedef struct outlier {
     uint32_t column;
     float value;
 } outlier;
 
-/* Packs one tile: x is (n_tokens, ldx) of which columns are used. Q8 also fills lists, (n_tokens, OUTLIERS), columns ascending; the
- * other kinds leave it. */
+/* Packs one tile: x is (n_tokens, ldx) of which columns are used. Q8 and Q8_SUPER also fill lists, (n_tokens, OUTLIERS), columns
+ * ascending, both the same; the other kinds leave it. */
 typedef void kernel_pack(uint8_t *act, outlier *lists, const float *x, size_t ldx, uint32_t n_tokens, uint32_t columns);
 
 /* ---- matrices ---- */

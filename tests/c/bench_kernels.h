@@ -175,7 +175,7 @@ static void bench_matrix(const kernel_table *table, uint32_t row, uint8_t *memor
     static float out[TILE_TOKENS_MAX * 64];
     const type_kernels *k = &table->types[row];
     const uint32_t columns = BENCH_SUPERS * SUPER_K, group = row == KERNEL_INT8 ? 64 : 0;
-    kernel_peak *peak = k->act == ACT_Q8 ? table->peak_int8 : k->act == ACT_BF16 ? table->peak_bf16
+    kernel_peak *peak = act_is_q8(k->act) ? table->peak_int8 : k->act == ACT_BF16 ? table->peak_bf16
         : table->peak_f32;
     uint8_t *act = aligned_alloc(64, BENCH_TILES * TILE_TOKENS_MAX * columns * 4);
     float *x = calloc(TILE_TOKENS_MAX, columns * 4);
@@ -203,7 +203,7 @@ static void bench_matrix(const kernel_table *table, uint32_t row, uint8_t *memor
                    r.best * 1e-9);
             if (peak)
                 printf("  %5.1f%% of the %s peak", 100 * r.ratio,
-                       k->act == ACT_Q8 ? "int8" : k->act == ACT_BF16 ? "bf16" : "f32");
+                       act_is_q8(k->act) ? "int8" : k->act == ACT_BF16 ? "bf16" : "f32");
             printf("\n");
         }
     }

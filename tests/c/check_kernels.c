@@ -132,12 +132,34 @@ static double weight_at(const uint8_t *super, uint32_t type, uint32_t group, uin
     }
 }
 
+/* Q8_SUPER products of row r of a superblock pass through M * this, M = 1.5 * 2^23, on their way: the numbers of its groups, less by as
+ * much as codes are taken too large, and, where there are mins, dmin. groups: how many. */
+static double passed_through(const uint8_t *super, const type_info *type, uint32_t r, uint32_t *groups) {
+    static const struct {
+        uint32_t type, groups, factor, dmin_at;
+    } kinds[] = {{TYPE_Q2_K, 16, 64, 82}, {TYPE_Q3_K, 16, 32, 0}, {TYPE_Q4_K, 8, 16, 2}, {TYPE_Q5_K, 8, 8, 2}, {TYPE_Q6_K, 16, 4, 0}};
+    uint32_t i = 0;
+    while (kinds[i].type != type->id) i++;
+    uint8_t block[SUPER_K_MAX];
+    block_parts parts;
+    panel_words_take(type, block, super, r, type->super_columns);
+    blocks_split(type, &parts, block);
+    double numbers = 0;
+    for (uint32_t g = 0; g < 16; g++) numbers += fabs(parts.scales[g]) * kinds[i].groups / 16;
+    *groups = kinds[i].groups;
+    return numbers / kinds[i].factor + (kinds[i].dmin_at ? fabs(f16_to_f32(load_u16(block + kinds[i].dmin_at))) : 0);
+}
+
 /* ---- activations ---- */
 
 /* The value at column k of token t of a packed tile of n tokens. */
 static double act_at(const uint8_t *act, act_kind kind, uint32_t n, uint32_t t, uint32_t k) {
     if (kind == ACT_F32) return float_at(act, (size_t)k * n + t);
     if (kind == ACT_BF16) return bf16_at(act, ((size_t)k / 2 * n + t) * 2 + k % 2);
+    if (kind == ACT_Q8_SUPER) {
+        const uint8_t *super = act + (size_t)k / 256 * n * ACT_SUPER_BYTES;
+        return (double)(int8_t)super[k % 256 / 32 * n * 40 + t * 32 + k % 32] * float_at(super + n * 320, t);
+    }
     const uint8_t *block = act + (size_t)k / 32 * n * ACT_Q8_BLOCK_BYTES;
     return (double)(int8_t)block[t * 32 + k % 32] * float_at(block + n * 32, t);
 }
@@ -150,6 +172,20 @@ static bool same_pack(const uint8_t *a, const uint8_t *b, act_kind kind, uint32_
         for (size_t i = 0; i < bytes / 2; i++)
             if (load_u16(a + i * 2) != load_u16(b + i * 2) && !(isnan(bf16_at(a, i)) && isnan(bf16_at(b, i))))
                 return false;
+        return true;
+    }
+    if (kind == ACT_Q8_SUPER) {
+        for (size_t at = 0; at < bytes; at += n * ACT_SUPER_BYTES)
+            for (uint32_t t = 0; t < n; t++) {
+                const bool nans = isnan(float_at(a + at + n * 320, t)) && isnan(float_at(b + at + n * 320, t));
+                for (uint32_t i = 0; i < ACT_SUPER_BYTES / 4 && !nans; i++) {
+                    const uint32_t in_block = i % 10;      /* words of a token: 8 of codes, 2 starts */
+                    const size_t block = at + i / 10 * n * 40, code = block + t * 32 + in_block * 4;
+                    const size_t start = block + n * 32 + ((in_block - 8) * n + t) * 4, rest = at + n * 320 + ((i - 80) * n + t) * 4;
+                    const size_t place = i >= 80 ? rest : in_block < 8 ? code : start;
+                    if (load_i32(a + place) != load_i32(b + place)) return false;
+                }
+            }
         return true;
     }
     for (size_t at = 0; at < bytes; at += n * ACT_Q8_BLOCK_BYTES)
@@ -222,6 +258,20 @@ static double weight_of(const problem *p, uint32_t panel, uint32_t r, uint32_t k
     return p->weights[((size_t)panel * PANEL_ROWS + r) * p->n_super * SUPER_K + k];
 }
 
+/* What rounding may take from the product of a row with the one token of a Q8_SUPER tile: in each superblock half a place of what it
+ * passes through for every group, the mins, the start and its two parts. */
+static double chain_error(const problem *p, const uint8_t *act, uint32_t panel, uint32_t r) {
+    const type_info *type = type_by_id(p->type);
+    double error = 0;
+    for (uint32_t i = 0; i < p->n_super / 4; i++) {
+        uint32_t groups;
+        const uint8_t *super = p->panels.data + panel * p->panel_bytes + i * super_bytes(p->type, p->group);
+        const double size = passed_through(super, type, r, &groups);
+        error += (groups + 4) * 0.75 * size * float_at(act + i * ACT_SUPER_BYTES + 320, 0);
+    }
+    return error;
+}
+
 /* Each output alone, checked against a sum in double. */
 static void check_alone(const kernel_table *table, uint32_t row, problem *p) {
     const type_kernels *k = &table->types[row];
@@ -246,7 +296,8 @@ static void check_alone(const kernel_table *table, uint32_t row, problem *p) {
                     size += fabs(product);
                 }
                 const double error = fabs(p->alone[t][panel * PANEL_ROWS + r] - sum);
-                check(error <= 3e-6 * size + 1e-30, table->isa, "gemm against double (row, supers, t, r)",
+                const double chain = k->act == ACT_Q8_SUPER ? chain_error(p, act.data, panel, r) : 0;
+                check(error <= 3e-6 * size + chain + 1e-30, table->isa, "gemm against double (row, supers, t, r)",
                       row, p->n_super, t, r);
             }
         }
@@ -344,6 +395,43 @@ static void check_outliers_taken(const kernel_table *table, uint32_t n) {
     guarded_free(&act);
 }
 
+/* Superblocks of a row without its outliers: the codes, the scale, and the sums in both of their forms. */
+static void check_super_pack(const kernel_table *table, uint32_t n) {
+    float x[600], rest[3 * SUPER_K_MAX] = {0};
+    outlier list[OUTLIERS], list_q8[OUTLIERS];
+    for (uint32_t i = 0; i < n; i++) rest[i] = x[i] = rng_below(8) ? rng_value() : 0.0f;
+    guarded act = guarded_new(act_token_bytes(ACT_Q8_SUPER, n)), q8 = guarded_new(act_token_bytes(ACT_Q8, n));
+    table->pack[ACT_Q8_SUPER](act.data, list, x, n, 1, n);
+    table->pack[ACT_Q8](q8.data, list_q8, x, n, 1, n);
+    bool same = !memcmp(list, list_q8, sizeof list);
+    for (uint32_t i = 0; i < OUTLIERS; i++)
+        if (list[i].value != 0) rest[list[i].column] = 0;
+    for (uint32_t super = 0; super * SUPER_K_MAX < n; super++) {
+        const uint8_t *at = act.data + super * ACT_SUPER_BYTES;
+        const float *values = rest + super * SUPER_K_MAX;
+        float max = 0;
+        int32_t sums[16] = {0};
+        for (uint32_t i = 0; i < SUPER_K_MAX; i++) max = fmaxf(max, fabsf(values[i]));
+        for (uint32_t i = 0; i < SUPER_K_MAX; i++) {
+            const int code = max > 1e-30f ? (int)lrintf(values[i] * (127.0f / max)) : 0;
+            same = same && (int8_t)at[i / 32 * 40 + i % 32] == code;
+            sums[i / 16] += code;
+        }
+        same = same && float_at(at + 320, 0) == (max > 1e-30f ? max / 127.0f : 0.0f);
+        for (uint32_t g = 0; g < 16; g++) same = same && load_i32(at + g / 2 * 40 + 32 + g % 2 * 4) == SUPER_START - 128 * sums[g];
+        for (uint32_t p = 0; p < 8; p++) {
+            const uint32_t g = p / 2 * 4 + p % 2;
+            same = same && (int16_t)load_u16(at + 324 + p * 4) == sums[g] && (int16_t)load_u16(at + 326 + p * 4) == sums[g + 2];
+            if (p >= 4) continue;
+            same = same && (int16_t)load_u16(at + 356 + p * 4) == sums[2 * g] + sums[2 * g + 1] &&
+                   (int16_t)load_u16(at + 358 + p * 4) == sums[2 * g + 4] + sums[2 * g + 5];
+        }
+    }
+    check(same && guarded_whole(&act), table->isa, "pack of superblocks (n)", n, 0, 0, 0);
+    guarded_free(&act);
+    guarded_free(&q8);
+}
+
 /* The products of a few columns, against sums in double; the same bits however many tokens and panels share the call. */
 static void check_outliers(const kernel_table *table, uint32_t row, const problem *p) {
     enum { TOKENS = 5 };
@@ -436,7 +524,7 @@ static void check_problem(const kernel_table *table, uint32_t row, uint32_t grou
             k->unpack(p.wide.data + i * wide_bytes, p.panels.data + i * p.panel_bytes, n_super, group);
         check(guarded_whole(&p.wide), table->isa, "unpack writes before dst (row)", row, 0, 0, 0);
     }
-    if (k->act == ACT_Q8) check_outliers(table, row, &p);
+    if (act_is_q8(k->act)) check_outliers(table, row, &p);
     for (uint32_t n = 1; n <= k->nr; n++)
         for (uint32_t n_panels = 1; n_panels <= PANELS_MAX; n_panels++) {
             check_together(table, row, &p, n, n_panels, false);
@@ -733,6 +821,7 @@ static void check_table(const kernel_table *table, const kernel_table *generic, 
         if (IS_NEW(table, pack)) check_pack(table, generic);
         if (IS_NEW(table, encode)) check_encode(table, generic);
         for (uint32_t n = 1; n <= 300 && IS_NEW(table, pack[ACT_Q8]); n++) check_outliers_taken(table, n);
+        for (uint32_t n = 1; n <= 600 && IS_NEW(table, pack[ACT_Q8_SUPER]); n++) check_super_pack(table, n);
     }
     if (!part || !strcmp(part, "matrices")) check_matrices(table);
     for (ak42_kv_type type = AK42_KV_TYPE_F32; type <= AK42_KV_TYPE_INT8; type++)

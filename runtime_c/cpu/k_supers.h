@@ -1,0 +1,333 @@
+/* k_supers.h: matrix products on the types whose superblocks have 256 columns (Q2_K to Q6_K) and ACT_Q8_SUPER tiles, of which the 256
+ * activations share a scale, too: a body behind k_blocks.h, on whose vectors it works, for ISA files with
+ *     w_dot           of any u8
+ *     w_dot_pairs(sum, w, a)        sum + the products of 2 i16 of w with 2 of a
+ * Within a superblock all is integers but for one scale d: T = d * (sum over the groups of number * integer dot). A dot c is added to the
+ * bits of the float M = 1.5 * 2^23, as in k_blocks.h, and T starts at -M * d * (sum of the numbers), so that a group costs one
+ * multiply-add, T = fma(M + c, number * d, T). What T loses while it is large is a few units of c at most; so that these are small,
+ * codes are taken as far up in their byte as they go (Q4_K's 16 times too large), and d as much smaller.
+ * It defines supers_fill, which sets the rows of these types. No dispatch, no state. */
+
+#define SUPERS_FN BLOCKS_FN
+
+/* Groups of 32 or 16 columns, with mins, or with the code 128 for zero. */
+typedef enum supers_form { SUPERS_32_MIN, SUPERS_16, SUPERS_16_MIN } supers_form;
+
+enum { SUPERS_COLUMNS = 256, SUPERS_UNITS = SUPERS_COLUMNS / SUPER_K, SUPERS_QUADS = SUPERS_COLUMNS / 4 };
+_Static_assert((int)SUPER_START == (int)BLOCKS_MAGIC_BITS, "dots start at M");
+
+SUPERS_FN int supers_groups(supers_form form) { return form == SUPERS_32_MIN ? 8 : 16; }
+SUPERS_FN bool supers_mins(supers_form form) { return form != SUPERS_16; }
+
+/* A type. p counts pairs of mins: pair p is of groups p / 2 * 4 + p % 2 and the next but one. */
+typedef floats supers_whole_fn(const uint8_t *super);
+typedef words supers_number_fn(const uint8_t *super, int i);
+typedef words supers_sum_fn(const uint8_t *super);
+typedef words supers_codes_fn(const uint8_t *super, int block, int j);
+typedef struct supers_kind {
+    supers_form form;
+    uint32_t bytes;                /* of a superblock */
+    supers_whole_fn *whole;        /* d over the factor by which codes are too large */
+    supers_number_fn *number;      /* of a group, i32 */
+    supers_sum_fn *numbers;        /* the sum of all */
+    supers_whole_fn *least;        /* -dmin; NULL: no mins */
+    supers_number_fn *mins;        /* of a pair of groups, i16 */
+    supers_codes_fn *codes;        /* of 4 columns, j-th of a block of 32 */
+} supers_kind;
+
+#include "k_supers_types.h"
+
+/* ---- a superblock spread: f32 numbers[groups], start, then, where there are mins, least and i16 pairs[groups / 2], then u8 codes;
+ *      each of 16 rows ---- */
+
+SUPERS_FN size_t supers_start_at(supers_form form) { return (size_t)supers_groups(form) * 64; }
+SUPERS_FN size_t supers_least_at(supers_form form) { return supers_start_at(form) + 64; }
+SUPERS_FN size_t supers_pairs_at(supers_form form) { return supers_least_at(form) + 64; }
+SUPERS_FN size_t supers_codes_at(supers_form form) {
+    return supers_mins(form) ? supers_pairs_at(form) + (size_t)supers_groups(form) * 32 : supers_least_at(form);
+}
+SUPERS_FN size_t supers_bytes(supers_form form) { return supers_codes_at(form) + SUPERS_QUADS * 64; }
+enum { SUPERS_BYTES_MAX = 16 * 64 + 64 + 64 + 8 * 64 + SUPERS_QUADS * 64 };
+
+/* Where T starts: the numbers' sum, and the mins', times -M. */
+SUPERS_FN floats supers_start(const uint8_t *super, floats whole, supers_kind kind) {
+    const floats numbers = f_mul(f_of_int(kind.numbers(super)), whole), most = f_set1(-BLOCKS_MAGIC);
+    return f_mul(supers_mins(kind.form) ? f_add(numbers, kind.least(super)) : numbers, most);
+}
+
+SUPERS_FN void supers_spread(uint8_t *restrict wide, const uint8_t *restrict super, supers_kind kind) {
+    const floats whole = kind.whole(super);
+    AK42_UNROLL for (int g = 0; g < supers_groups(kind.form); g++)
+        f_store(wide + g * 64, f_mul(whole, f_of_int(kind.number(super, g))));
+    f_store(wide + supers_start_at(kind.form), supers_start(super, whole, kind));
+    if (supers_mins(kind.form)) {
+        f_store(wide + supers_least_at(kind.form), kind.least(super));
+        AK42_UNROLL for (int p = 0; p < supers_groups(kind.form) / 2; p++)
+            w_store(wide + supers_pairs_at(kind.form) + p * 64, kind.mins(super, p));
+    }
+    AK42_UNROLL for (int block = 0; block < SUPERS_COLUMNS / ACT_BLOCK; block++)
+        AK42_UNROLL for (int j = 0; j < 8; j++)
+            w_store(wide + supers_codes_at(kind.form) + (block * 8 + j) * 64, kind.codes(super, block, j));
+}
+
+/* ---- multiplying superblocks ---- */
+
+/* Of token t of a tile of m, each as a broadcast: 4 columns of a block; where the dot of 16 columns starts; a pair of sums; d. */
+SUPERS_FN words act_quad(const uint8_t *act, int block, int j, int t, int m) {
+    return w_set1(blocks_word(act + block * m * ACT_SUPER_BLOCK_BYTES + t * ACT_BLOCK + j * 4));
+}
+SUPERS_FN words act_start(const uint8_t *act, int g, int t, int m) {
+    return w_set1(blocks_word(act + (g / 2 * ACT_SUPER_BLOCK_BYTES + ACT_BLOCK) * m + (g % 2 * m + t) * 4));
+}
+SUPERS_FN words act_pair(const uint8_t *act, int p, int t, int m, supers_form form) {
+    return w_set1(blocks_word(act + (form == SUPERS_32_MIN ? SUPER_PAIRS_32 : SUPER_PAIRS_16) * m + (p * m + t) * 4));
+}
+SUPERS_FN floats act_d(const uint8_t *act, int t, int m) { return f_set1(blocks_float(act + SUPER_D * m + t * 4)); }
+
+/* Where the integer dots of group g start. */
+SUPERS_FN words dot_start(const uint8_t *act, int g, int t, int m, supers_form form) {
+    return supers_mins(form) ? w_set1(BLOCKS_MAGIC_BITS) : act_start(act, g, t, m);
+}
+
+/* total[p * m + t] += the products of n_supers spread superblocks of np panels with a tile of m tokens. */
+SUPERS_FN void supers_multiply(floats *total, const uint8_t *wide, size_t wide_bytes, const uint8_t *act, uint32_t n_supers, int np, int m,
+                               supers_form form) {
+    floats sum[2 * BLOCKS_NR];
+    AK42_UNROLL for (int i = 0; i < np * m; i++) sum[i] = total[i];
+    const int quads = SUPERS_QUADS / supers_groups(form);
+    for (uint32_t i = 0; i < n_supers; i++, wide += supers_bytes(form), act += m * ACT_SUPER_BYTES) {
+        floats scaled[2 * BLOCKS_NR];
+        AK42_UNROLL for (int p = 0; p < np; p++)
+            AK42_UNROLL for (int t = 0; t < m; t++) scaled[p * m + t] = f_load(wide + (size_t)p * wide_bytes + supers_start_at(form));
+        for (int g = 0; g < supers_groups(form); g++) {
+            words dot[2 * BLOCKS_NR];
+            AK42_UNROLL for (int t = 0; t < m; t++)
+                AK42_UNROLL for (int p = 0; p < np; p++)
+                    dot[p * m + t] = dot_start(act, g, t, m, form);
+            AK42_UNROLL for (int j = 0; j < quads; j++) {
+                words w[2];
+                AK42_UNROLL for (int p = 0; p < np; p++) {
+                    w[p] = w_load(wide + (size_t)p * wide_bytes + supers_codes_at(form) + (size_t)(g * quads + j) * 64);
+                    w_keep(&w[p]);
+                }
+                AK42_UNROLL for (int t = 0; t < m; t++) {
+                    const words a = act_quad(act, g * quads / 8, g * quads % 8 + j, t, m);
+                    AK42_UNROLL for (int p = 0; p < np; p++) dot[p * m + t] = w_dot(dot[p * m + t], w[p], a, true);
+                }
+            }
+            AK42_UNROLL for (int p = 0; p < np; p++) {
+                const floats number = f_load(wide + (size_t)p * wide_bytes + g * 64);
+                AK42_UNROLL for (int t = 0; t < m; t++)
+                    scaled[p * m + t] = f_fma(f_cast(dot[p * m + t]), number, scaled[p * m + t]);
+            }
+        }
+        if (supers_mins(form)) {
+            words dot[2 * BLOCKS_NR];
+            AK42_UNROLL for (int k = 0; k < np * m; k++) dot[k] = w_set1(BLOCKS_MAGIC_BITS);
+            AK42_UNROLL for (int pair = 0; pair < supers_groups(form) / 2; pair++)
+                AK42_UNROLL for (int p = 0; p < np; p++) {
+                    words mins = w_load(wide + (size_t)p * wide_bytes + supers_pairs_at(form) + pair * 64);
+                    w_keep(&mins);
+                    AK42_UNROLL for (int t = 0; t < m; t++)
+                        dot[p * m + t] = w_dot_pairs(dot[p * m + t], mins, act_pair(act, pair, t, m, form));
+                }
+            AK42_UNROLL for (int p = 0; p < np; p++) {
+                const floats least = f_load(wide + (size_t)p * wide_bytes + supers_least_at(form));
+                AK42_UNROLL for (int t = 0; t < m; t++) scaled[p * m + t] = f_fma(f_cast(dot[p * m + t]), least, scaled[p * m + t]);
+            }
+        }
+        AK42_UNROLL for (int t = 0; t < m; t++)
+            AK42_UNROLL for (int p = 0; p < np; p++) sum[p * m + t] = f_fma(scaled[p * m + t], act_d(act, t, m), sum[p * m + t]);
+    }
+    AK42_UNROLL for (int i = 0; i < np * m; i++) total[i] = sum[i];
+}
+
+typedef void supers_tile_fn(floats *total, const uint8_t *wide, size_t wide_bytes, const uint8_t *act, uint32_t n_supers);
+#define SUPERS_TILE(form, np, m)                                                                                                 \
+    BLOCKS_TARGET static void tile_##form##_##np##_##m(floats *total, const uint8_t *wide, size_t wide_bytes, const uint8_t *act, \
+                                                       uint32_t n_supers) {                                                      \
+        supers_multiply(total, wide, wide_bytes, act, n_supers, np, m, form);                                                    \
+    }
+#define SUPERS_TILES_8(form, np)                                                                                     \
+    SUPERS_TILE(form, np, 1) SUPERS_TILE(form, np, 2) SUPERS_TILE(form, np, 3) SUPERS_TILE(form, np, 4)              \
+    SUPERS_TILE(form, np, 5) SUPERS_TILE(form, np, 6) SUPERS_TILE(form, np, 7) SUPERS_TILE(form, np, 8)
+#define SUPERS_LIST_8(form, np)                                                                                      \
+    {tile_##form##_##np##_1, tile_##form##_##np##_2, tile_##form##_##np##_3, tile_##form##_##np##_4,                 \
+     tile_##form##_##np##_5, tile_##form##_##np##_6, tile_##form##_##np##_7, tile_##form##_##np##_8}
+SUPERS_TILES_8(SUPERS_32_MIN, 1)
+SUPERS_TILES_8(SUPERS_32_MIN, 2)
+SUPERS_TILES_8(SUPERS_16, 1)
+SUPERS_TILES_8(SUPERS_16, 2)
+SUPERS_TILES_8(SUPERS_16_MIN, 1)
+SUPERS_TILES_8(SUPERS_16_MIN, 2)
+static supers_tile_fn *const supers_tiles[][2][BLOCKS_NR] = {
+    [SUPERS_32_MIN] = {SUPERS_LIST_8(SUPERS_32_MIN, 1), SUPERS_LIST_8(SUPERS_32_MIN, 2)},
+    [SUPERS_16] = {SUPERS_LIST_8(SUPERS_16, 1), SUPERS_LIST_8(SUPERS_16, 2)},
+    [SUPERS_16_MIN] = {SUPERS_LIST_8(SUPERS_16_MIN, 1), SUPERS_LIST_8(SUPERS_16_MIN, 2)},
+};
+_Static_assert(BLOCKS_NR == 8, "tiles of 1 to 8 tokens");
+
+/* total[t] += the product of a superblock with m tokens, 1 or 2, straight from its bytes: supers_multiply's arithmetic, without the
+ * detour through memory. All dots of 64 columns go on side by side, as each waits for its last. */
+SUPERS_FN void supers_direct(floats *total, const uint8_t *super, size_t far, const uint8_t *act, int m, supers_kind kind) {
+    const int groups = supers_groups(kind.form), quads = SUPERS_QUADS / groups, of_unit = groups / SUPERS_UNITS;
+    const floats whole = kind.whole(super), start = supers_start(super, whole, kind);
+    floats scaled[2];
+    AK42_UNROLL for (int t = 0; t < m; t++) scaled[t] = start;
+    AK42_UNROLL for (int u = 0; u < SUPERS_UNITS; u++) {
+        words dot[4][2];
+        AK42_UNROLL for (int g = 0; g < of_unit; g++)
+            AK42_UNROLL for (int t = 0; t < m; t++)
+                dot[g][t] = dot_start(act, u * of_unit + g, t, m, kind.form);
+        AK42_UNROLL for (int j = 0; j < 8; j++) {
+            const int n_lines = (int)kind.bytes / CACHE_LINE, share = u * 8 + j;
+            AK42_UNROLL for (int i = share * n_lines / 32; i < (share + 1) * n_lines / 32; i++) ask_line(super + i * CACHE_LINE, far);
+            AK42_UNROLL for (int b = 0; b < 2; b++) {
+                const words w = kind.codes(super, u * 2 + b, j);
+                const int g = (b * 8 + j) / quads;
+                AK42_UNROLL for (int t = 0; t < m; t++) dot[g][t] = w_dot(dot[g][t], w, act_quad(act, u * 2 + b, j, t, m), true);
+            }
+        }
+        AK42_UNROLL for (int g = 0; g < of_unit; g++) {
+            const floats number = f_mul(whole, f_of_int(kind.number(super, u * of_unit + g)));
+            AK42_UNROLL for (int t = 0; t < m; t++) scaled[t] = f_fma(f_cast(dot[g][t]), number, scaled[t]);
+        }
+    }
+    if (supers_mins(kind.form)) {
+        words dot[2];
+        AK42_UNROLL for (int t = 0; t < m; t++) dot[t] = w_set1(BLOCKS_MAGIC_BITS);
+        AK42_UNROLL for (int pair = 0; pair < groups / 2; pair++) {
+            const words mins = kind.mins(super, pair);
+            AK42_UNROLL for (int t = 0; t < m; t++) dot[t] = w_dot_pairs(dot[t], mins, act_pair(act, pair, t, m, kind.form));
+        }
+        const floats least = kind.least(super);
+        AK42_UNROLL for (int t = 0; t < m; t++) scaled[t] = f_fma(f_cast(dot[t]), least, scaled[t]);
+    }
+    AK42_UNROLL for (int t = 0; t < m; t++) total[t] = f_fma(scaled[t], act_d(act, t, m), total[t]);
+}
+
+/* ---- whole products ---- */
+
+/* n_supers superblocks of np panels as they lie in memory with a tile of n > 2 tokens, by way of spread ones. */
+SUPERS_FN void supers_through(floats *total, const gemm_args *a, uint32_t panel, int np, supers_kind kind) {
+    _Alignas(64) uint8_t wide[2][SUPERS_BYTES_MAX];
+    const uint8_t *super = a->panels + panel * a->panel_bytes, *act = a->act;
+    for (uint32_t i = 0; i < a->n_super; i += SUPERS_UNITS, super += kind.bytes, act += a->n_tokens * ACT_SUPER_BYTES) {
+        for (int p = 0; p < np; p++) {
+            const uint8_t *from = super + (size_t)p * a->panel_bytes;
+            const size_t far = far_of(from, end_of(a, panel, np, p));
+            for (uint32_t at = 0; at < kind.bytes; at += CACHE_LINE) ask_line(from + at, far);
+            supers_spread(wide[p], from, kind);
+        }
+        supers_tiles[kind.form][np - 1][a->n_tokens - 1](total, wide[0], SUPERS_BYTES_MAX, act, 1);
+    }
+}
+/* The same with m tokens, 1 or 2, of one panel. */
+SUPERS_FN void supers_few(floats *total, const gemm_args *a, uint32_t panel, int m, supers_kind kind) {
+    const uint8_t *super = a->panels + panel * a->panel_bytes, *act = a->act;
+    const panel_end end = end_of(a, panel, 1, 0);
+    floats sum[2];
+    AK42_UNROLL for (int t = 0; t < m; t++) sum[t] = total[t];
+    for (uint32_t i = 0; i < a->n_super; i += SUPERS_UNITS, super += kind.bytes, act += m * ACT_SUPER_BYTES)
+        supers_direct(sum, super, far_of(super, end), act, m, kind);
+    AK42_UNROLL for (int t = 0; t < m; t++) total[t] = sum[t];
+}
+
+/* The panels are a type's, or, where kind.codes is NULL, spread already. */
+SUPERS_FN void supers_gemm(const gemm_args *a, supers_kind kind) {
+    const uint32_t n = a->n_tokens;
+    const bool wide = !kind.codes;
+    for (uint32_t panel = 0; panel < a->n_panels;) {
+        const int np = a->n_panels - panel >= 2 && (wide || n > 2) ? 2 : 1;
+        floats total[2 * BLOCKS_NR];
+        open_totals(total, a, panel, np);
+        if (wide)
+            supers_tiles[kind.form][np - 1][n - 1](total, a->panels + panel * a->panel_bytes, a->panel_bytes, a->act,
+                                                   a->n_super / SUPERS_UNITS);
+        else if (n == 1) supers_few(total, a, panel, 1, kind);
+        else if (n == 2) supers_few(total, a, panel, 2, kind);
+        else supers_through(total, a, panel, np, kind);
+        put_totals(a, total, panel, np);
+        panel += (uint32_t)np;
+    }
+}
+
+/* ---- outliers: a few columns of 16 rows as f32, the same numbers as k_blocks.h's of packed panels ---- */
+
+/* Where a spread panel has an outlier's code, number and min, and what picks the two integers out of their words. */
+typedef struct supers_place {
+    size_t super, code, number, pair;
+    words pick_code, pick_min;
+    floats value;
+} supers_place;
+
+SUPERS_FN supers_place place_outlier(outlier o, supers_form form) {
+    const uint32_t k = o.column % SUPERS_COLUMNS, g = k * (uint32_t)supers_groups(form) / SUPERS_COLUMNS;
+    return (supers_place){
+        .super = o.column / SUPERS_COLUMNS * supers_bytes(form), .code = supers_codes_at(form) + k / 4 * 64, .number = g * 64,
+        .pair = supers_pairs_at(form) + (g / 4 * 2 + g % 2) * 64, .pick_code = w_set1(1u << k % 4 * 8),
+        .pick_min = w_set1(1u << g % 4 / 2 * 16), .value = f_set1(o.value)};
+}
+SUPERS_FN floats outlier_weight(const uint8_t *panel, const supers_place *o, supers_form form) {
+    const uint8_t *super = panel + o->super;
+    const words code = w_dot(w_set1(supers_mins(form) ? 0 : (uint32_t)-128), w_load(super + o->code), o->pick_code, true);
+    const floats number = f_load(super + o->number);
+    if (!supers_mins(form)) return f_mul(f_of_int(code), number);
+    const floats min = f_of_int(w_dot_pairs(w_set1(0), w_load(super + o->pair), o->pick_min));
+    return f_fma(f_of_int(code), number, f_mul(f_load(super + supers_least_at(form)), min));
+}
+
+/* Outliers ascending, one sum, one add. */
+SUPERS_FN void supers_outliers(const outliers_args *a, supers_form form) {
+    for (uint32_t t = 0; t < a->n_tokens; t++) {
+        supers_place places[OUTLIERS];
+        AK42_UNROLL for (int i = 0; i < OUTLIERS; i++) places[i] = place_outlier(a->lists[t * OUTLIERS + (uint32_t)i], form);
+        for (uint32_t at = 0; at < a->n_panels; at++) {
+            floats sum = f_set1(0.0f);
+            AK42_UNROLL for (int i = 0; i < OUTLIERS; i++)
+                sum = f_fma(outlier_weight(a->panels + at * a->panel_bytes, &places[i], form), places[i].value, sum);
+            uint8_t *out = (uint8_t *)(a->out + t * a->ldo + at * PANEL_ROWS);
+            f_store(out, f_add(f_load(out), sum));
+        }
+    }
+}
+
+/* ---- the rows ---- */
+
+#define SUPERS_FORM(name)                                                                                      \
+    BLOCKS_TARGET static void wide_##name(const gemm_args *a) { supers_gemm(a, (supers_kind){.form = name}); } \
+    BLOCKS_TARGET static void outliers_##name(const outliers_args *a) { supers_outliers(a, name); }
+SUPERS_FORM(SUPERS_32_MIN)
+SUPERS_FORM(SUPERS_16)
+SUPERS_FORM(SUPERS_16_MIN)
+
+#define SUPERS_KIND(name, form, n_words, numbers, ...)                                                                              \
+    (supers_kind) { form, n_words * 64, whole_##name, number_##numbers, numbers_##numbers, __VA_ARGS__, super_codes_##name }
+#define SUPERS_TYPE(name, form, n_words, numbers, ...)                                                                               \
+    BLOCKS_TARGET static void super_gemm_##name(const gemm_args *a) {                                                                \
+        supers_gemm(a, SUPERS_KIND(name, form, n_words, numbers, __VA_ARGS__));                                                      \
+    }                                                                                                                                \
+    BLOCKS_TARGET static void super_unpack_##name(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {       \
+        (void)group_size;                                                                                                            \
+        for (uint32_t i = 0; i < n_super; i += SUPERS_UNITS, panel += n_words * 64, dst += supers_bytes(form))                       \
+            supers_spread(dst, panel, SUPERS_KIND(name, form, n_words, numbers, __VA_ARGS__));                                       \
+    }
+SUPERS_TYPE(q2_k, SUPERS_16_MIN, 21, q2_k, least_q2_k, mins_q2_k)
+SUPERS_TYPE(q3_k, SUPERS_16, 28, q3_k, NULL, NULL)
+SUPERS_TYPE(q4_k, SUPERS_32_MIN, 36, q4_k, least_q4_k, mins_q4_k)
+SUPERS_TYPE(q5_k, SUPERS_32_MIN, 44, q4_k, least_q4_k, mins_q4_k)
+SUPERS_TYPE(q6_k, SUPERS_16, 53, q6_k, NULL, NULL)
+
+#define SUPERS_ROW(row, name, form)                                                                                          \
+    table->types[row] = (type_kernels){.act = ACT_Q8_SUPER, .nr = BLOCKS_NR, .gemm = super_gemm_##name, .unpack = super_unpack_##name, \
+                                       .gemm_wide = wide_##form, .outliers_wide = outliers_##form,                           \
+                                       .wide_super_bytes = (uint32_t)supers_bytes(form) / SUPERS_UNITS,                      \
+                                       .wide_from = BLOCKS_WIDE_FROM};
+
+BLOCKS_TARGET static void supers_fill(kernel_table *table) {
+    SUPERS_ROW(KERNEL_Q2_K, q2_k, SUPERS_16_MIN)
+    SUPERS_ROW(KERNEL_Q3_K, q3_k, SUPERS_16)
+    SUPERS_ROW(KERNEL_Q4_K, q4_k, SUPERS_32_MIN)
+    SUPERS_ROW(KERNEL_Q5_K, q5_k, SUPERS_32_MIN)
+    SUPERS_ROW(KERNEL_Q6_K, q6_k, SUPERS_16)
+}
