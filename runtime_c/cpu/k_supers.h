@@ -2,10 +2,11 @@
  * activations share a scale, too: a body behind k_blocks.h, on whose vectors it works, for ISA files with
  *     w_dot           of any u8
  *     w_dot_pairs(sum, w, a)        sum + the products of 2 i16 of w with 2 of a
- * Within a superblock all is integers but for one scale d: T = d * (sum over the groups of number * integer dot). A dot c is added to the
- * bits of the float M = 1.5 * 2^23, as in k_blocks.h, and T starts at -M * d * (sum of the numbers), so that a group costs one
- * multiply-add, T = fma(M + c, number * d, T). What T loses while it is large is a few units of c at most; so that these are small,
- * codes are taken as far up in their byte as they go (Q4_K's 16 times too large), and d as much smaller.
+ * Within a superblock all is integers but for the scales d and dmin: T = d * (sum over the groups of number * integer dot) - dmin * (sum of
+ * min * sum of q). A dot c is added to the bits of the float M = 1.5 * 2^23, as in k_blocks.h (|c| < 2^20, and the mins' sum is < 2^21),
+ * and T starts at -M * (d * sum of the numbers - dmin), so that a group costs one multiply-add, T = fma(M + c, number * d, T). While T is
+ * large it is rounded to about a unit of c; so that such a unit is small, codes are taken as far up in their byte as they go (Q4_K's 16
+ * times too large), and d as much smaller.
  * It defines supers_fill, which sets the rows of these types. No dispatch, no state. */
 
 #define SUPERS_FN BLOCKS_FN
