@@ -8,7 +8,7 @@
 
 enum {
     MATRICES_MAX = 3,                  /* that share one input */
-    GROUP_BYTES = 256 * 1024,          /* weights that stay in the second-level cache while tiles of tokens pass over them */
+    GROUP_BYTES = 384 * 1024,          /* weights that stay in the second-level cache while tiles of tokens pass over them */
     GROUP_PANELS_MAX = 32,
     TILE_BYTES = 24 * 1024,            /* activations that stay in the first-level cache while panels pass over them */
     SUMS_LD = (GROUP_PANELS_MAX + 1) * PANEL_ROWS,     /* odd in cache lines, as the buffers' */
