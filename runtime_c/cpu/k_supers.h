@@ -209,7 +209,7 @@ SUPERS_FN void supers_direct(floats *total, const uint8_t *super, size_t far, co
 
 /* ---- whole products ---- */
 
-/* n_supers superblocks of np panels as they lie in memory with a tile of n > 2 tokens, by way of spread ones. */
+/* total += np panels as they lie in memory with a tile of more than 2 tokens, superblock by superblock, each spread on its way. */
 SUPERS_FN void supers_through(floats *total, const gemm_args *a, uint32_t panel, int np, supers_kind kind) {
     _Alignas(64) uint8_t wide[2][SUPERS_BYTES_MAX];
     const uint8_t *super = a->panels + panel * a->panel_bytes, *act = a->act;
@@ -223,7 +223,7 @@ SUPERS_FN void supers_through(floats *total, const gemm_args *a, uint32_t panel,
         supers_tiles[kind.form][np - 1][a->n_tokens - 1](total, wide[0], SUPERS_BYTES_MAX, act, 1);
     }
 }
-/* The same with m tokens, 1 or 2, of one panel. */
+/* total += one panel with m tokens, 1 or 2, straight. */
 SUPERS_FN void supers_few(floats *total, const gemm_args *a, uint32_t panel, int m, supers_kind kind) {
     const uint8_t *super = a->panels + panel * a->panel_bytes, *act = a->act;
     const panel_end end = end_of(a, panel, 1, 0);

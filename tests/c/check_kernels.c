@@ -259,15 +259,16 @@ static double weight_of(const problem *p, uint32_t panel, uint32_t r, uint32_t k
 }
 
 /* What rounding may take from the product of a row with the one token of a Q8_SUPER tile: in each superblock half a place of what it
- * passes through for every group, the mins, the start and its two parts. */
+ * passes through, M * size * 2^-24, for every group, the mins, the start and its two parts. */
 static double chain_error(const problem *p, const uint8_t *act, uint32_t panel, uint32_t r) {
     const type_info *type = type_by_id(p->type);
+    const double half_place = 12582912.0 / (1 << 24);
     double error = 0;
     for (uint32_t i = 0; i < p->n_super / 4; i++) {
         uint32_t groups;
         const uint8_t *super = p->panels.data + panel * p->panel_bytes + i * super_bytes(p->type, p->group);
         const double size = passed_through(super, type, r, &groups);
-        error += (groups + 4) * 0.75 * size * float_at(act + i * ACT_SUPER_BYTES + 320, 0);
+        error += (groups + 4) * half_place * size * float_at(act + i * ACT_SUPER_BYTES + 320, 0);
     }
     return error;
 }
