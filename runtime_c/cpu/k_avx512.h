@@ -52,12 +52,13 @@ AVX512_FN __m512 avx512_load_row(const float *x, size_t at, size_t n) {
     return at < n ? _mm512_maskz_loadu_ps(avx512_lanes((uint32_t)(n - at)), x + at) : _mm512_setzero_ps();
 }
 
-/* e^x for x <= 110, within 0.9 ulp of every normal result; 0 for -infinity, infinity from 88.73 on, NaN
- * for NaN. With x = n ln 2 + r, |r| <= ln(2) / 2: e^x = 2^n e^r, and e^r by a polynomial of degree 6
- * fitted for the least largest relative error, 2^-28. */
+/* e^x for x <= 110, within 0.9 ulp; 0 where it is less than the least normal number and for -infinity, infinity from 88.73 on, NaN for
+ * NaN. With x = n ln 2 + r, |r| <= ln(2) / 2: e^x = 2^n e^r, and e^r by a polynomial of degree 6 fitted for the least largest relative
+ * error, 2^-28. A lane of which the result is not normal would make the whole vector take 30 times as long, and each row of a causal
+ * attention ends in such lanes: they are not computed. */
 AVX512_FN __m512 avx512_exp(__m512 x) {
     const __m512 round = _mm512_set1_ps(12582912.0f);      /* 1.5 * 2^23: adding it rounds to an integer */
-    x = _mm512_max_ps(_mm512_set1_ps(-110.0f), x);         /* NaN, the second, stays */
+    const __mmask16 normal = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.3365f), _CMP_NLT_UQ);        /* NaN, too */
     const __m512 n = _mm512_sub_ps(_mm512_fmadd_ps(x, _mm512_set1_ps(1.44269504089f), round), round);
     /* ln 2 in two parts, of which the first is exact times n */
     __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0.693145751953125f), x);
@@ -69,7 +70,7 @@ AVX512_FN __m512 avx512_exp(__m512 x) {
     e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(0.49999994f));
     e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(1.0f));
     e = _mm512_fmadd_ps(e, r, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(e, n);
+    return _mm512_maskz_scalef_ps(normal, e, n);
 }
 /* The same where x may be any float. */
 AVX512_FN __m512 avx512_exp_any(__m512 x) { return avx512_exp(_mm512_min_ps(_mm512_set1_ps(110.0f), x)); }
