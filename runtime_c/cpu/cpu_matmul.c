@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "../core/panel.h"
+#include "k_simd.h"
 #include "outliers.h"
 #include "workspace.h"
 
@@ -140,12 +141,20 @@ static part part_open(const exec *e, const matrix *w, uint32_t panel, uint32_t n
     return (part){wide, wide_bytes, k->wide_super_bytes, first, n_super, k->gemm_wide};
 }
 
+/* Asks for where a tile's results go: its rows lie far apart, so that processors do not foresee them. */
+static void ask_results(float *out, size_t ldo, uint32_t n_rows, uint32_t n_panels) {
+    for (uint32_t i = 0; i < n_rows; i++)
+        for (uint32_t k = 0; k < n_panels; k++) ask_to_write(out + i * ldo + k * PANEL_ROWS);
+}
+
 /* out (+)= rows of in times panels [panel, panel + n_panels) of w. With many rows the panels are a group, and each part of it is used
- * by all tiles of rows while it is in the cache; the sums wait in between in out, or, where they are to be added there, beside it.
+ * by all tiles of rows while it is in the cache, in turns from the first to the last and back, so that it begins with tiles that are still
+ * there; the sums wait in between in out, or, where they are to be added there, beside it.
  * With gate, (n_rows, ldg), gate = act(gate) * out at last. next: what this thread multiplies after this. */
 static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel, uint32_t n_panels, uint32_t n_rows, float *out,
                      size_t ldo, bool accumulate, float *gate, size_t ldg, place next) {
     const uint32_t nr = in->form.nr, step = n_rows > nr ? part_supers(w) : w->n_super;
+    const uint32_t n_tiles = (uint32_t)div_up(n_rows, nr);
     const bool wide = is_wide(w, n_rows) && w->kernels->outliers_wide;
     kernel_outliers *const packed = e->model->kernels.outliers[w->kernels - e->model->kernels.types];
     kernel_outliers *const outliers = wide ? w->kernels->outliers_wide : packed;
@@ -156,9 +165,15 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
     for (uint32_t first = 0; first < w->n_super; first += step) {
         const bool last = first + step >= w->n_super;
         const part p = part_open(e, w, panel, n_panels, first, last ? w->n_super - first : step, n_rows);
-        for (uint32_t row = 0; row < n_rows; row += nr) {
-            const uint32_t rows = n_rows - row < nr ? n_rows - row : nr;
+        const bool backwards = n_tiles > 1 && (area_of(e)->n_parts++ & 1);
+        for (uint32_t i = 0; i < n_tiles; i++) {
+            const uint32_t row = (backwards ? n_tiles - 1 - i : i) * nr, rows = n_rows - row < nr ? n_rows - row : nr;
             float *to = out + row * ldo;
+            if (i + 1 < n_tiles) {
+                const uint32_t soon = backwards ? row - nr : row + nr, n = n_rows - soon < nr ? n_rows - soon : nr;
+                if (last) ask_results(out + soon * ldo, ldo, n, n_panels);
+                if (last && gate) ask_results(gate + soon * ldg, ldg, n, n_panels);
+            }
             p.gemm(&(gemm_args){
                 .out = last ? to : sums + row * ld_sums, .ldo = last ? ldo : ld_sums, .panels = p.panels, .panel_bytes = p.panel_bytes,
                 .n_panels = n_panels, .act = in->data + row * in->row_bytes + rows * act_token_bytes(in->form.kind, first * SUPER_K),
@@ -171,9 +186,9 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
                     .out = to, .ldo = ldo, .panels = whole, .panel_bytes = whole_bytes, .n_panels = n_panels,
                     .lists = in->outliers + row * OUTLIERS, .n_tokens = rows, .group_size = w->group_size,
                 });
-            for (uint32_t i = 0; last && gate && i < rows; i++) {
-                float *g = gate + (row + i) * ldg;
-                e->model->gate_mul(g, g, to + i * ldo, n_panels * PANEL_ROWS);
+            for (uint32_t r = 0; last && gate && r < rows; r++) {
+                float *g = gate + (row + r) * ldg;
+                e->model->gate_mul(g, g, to + r * ldo, n_panels * PANEL_ROWS);
             }
         }
     }

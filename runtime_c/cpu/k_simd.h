@@ -37,6 +37,14 @@ static AK42_INLINE void ask_line(const uint8_t *line, size_t far) {
 #endif
 }
 static AK42_INLINE void ask_ahead(const uint8_t *line) { ask_line(line, AHEAD_FAR); }
+/* For a line that is written soon. */
+static AK42_INLINE void ask_to_write(const void *line) {
+#if defined(__GNUC__)
+    __builtin_prefetch(line, 1, 3);
+#else
+    (void)line;
+#endif
+}
 /* How far away the farther request is. left: the bytes from the line to the end of what lies together; jump: from that end to what is
  * read after it. */
 static AK42_INLINE size_t ahead_far(size_t left, size_t jump) { return AHEAD_FAR + (left > AHEAD_FAR ? 0 : jump); }

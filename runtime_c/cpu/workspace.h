@@ -36,6 +36,7 @@ typedef struct thread_area {
     uint8_t *wide;                     /* a group of panels, unpacked, or a part of it */
     place *starts;                     /* (n_products): where this thread began each product, in the pass before or in this one */
     uint32_t product;                  /* the next one of this pass */
+    uint32_t n_parts;                  /* of groups of panels that many tiles have passed over */
 } thread_area;
 
 /* Consecutive rows of one session whose heads attend together. */
