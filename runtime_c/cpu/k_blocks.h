@@ -324,25 +324,31 @@ BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], con
     }
 }
 
-/* Units [begin, end) of np panels from `panel` on, all tokens of a tile of m; superblock by superblock in turns: of short
- * superblocks two streams are read a little faster than one. */
-BLOCKS_FN void multiply_panels(floats *total, const blocks_start *start, const gemm_args *a, uint32_t panel, const uint8_t *act,
-                               uint32_t begin, uint32_t end, int np, int m, blocks_kind kind) {
+/* Units [begin, end) of a panel, all tokens of a tile of m, 1 or 2. */
+BLOCKS_FN void multiply_few(floats *total, const blocks_start *start, const gemm_args *a, uint32_t panel, const uint8_t *act,
+                            uint32_t begin, uint32_t end, int m, blocks_kind kind) {
     const uint32_t units = (uint32_t)kind.units, groups = (uint32_t)form_groups(kind.form);
-    for (uint32_t u = begin; u < end; u += units, act += units * 2 * (size_t)m * ACT_Q8_BLOCK_BYTES)
-        for (int p = 0; p < np; p++) {
-            const uint8_t *super = a->panels + (panel + (uint32_t)p) * a->panel_bytes + (size_t)(u / units) * kind.super_bytes;
-            const panel_end behind = end_of(a, panel, np, p);
-            const size_t far = far_of(super, behind);
-            if (BLOCKS_PARTS > 1) ask_units(super, 0, units, behind, kind);
-            for (int part = 0; part < BLOCKS_PARTS; part++) {
-                floats *at = total + p * m * BLOCKS_PARTS + part, sum[2];
-                AK42_UNROLL for (int t = 0; t < m; t++) sum[t] = at[t * BLOCKS_PARTS];
-                multiply_super(sum, start->dot + (u - begin) * groups, start->s + (u - begin) * groups, super + part * PART_BYTES, far, act,
-                               end - u, (uint32_t)m, m, kind);
-                AK42_UNROLL for (int t = 0; t < m; t++) at[t * BLOCKS_PARTS] = sum[t];
-            }
+    const uint8_t *super = a->panels + panel * a->panel_bytes + (size_t)(begin / units) * kind.super_bytes;
+    const panel_end behind = end_of(a, panel, 1, 0);
+    floats sum[2];                     /* a whole panel's */
+    AK42_UNROLL for (int t = 0; t < m && BLOCKS_PARTS == 1; t++) sum[t] = total[t];
+    for (uint32_t u = begin; u < end; u += units, act += units * 2 * (size_t)m * ACT_Q8_BLOCK_BYTES, super += kind.super_bytes) {
+        const int32_t (*dots)[BLOCKS_NR] = start->dot + (u - begin) * groups;
+        const float (*sums)[BLOCKS_NR] = start->s + (u - begin) * groups;
+        const size_t far = far_of(super, behind);
+        if (BLOCKS_PARTS == 1) {
+            multiply_super(sum, dots, sums, super, far, act, end - u, (uint32_t)m, m, kind);
+            continue;
         }
+        ask_units(super, 0, units, behind, kind);
+        for (int part = 0; part < BLOCKS_PARTS; part++) {
+            floats *at = total + part, those[2];
+            AK42_UNROLL for (int t = 0; t < m; t++) those[t] = at[t * BLOCKS_PARTS];
+            multiply_super(those, dots, sums, super + part * PART_BYTES, far, act, end - u, (uint32_t)m, m, kind);
+            AK42_UNROLL for (int t = 0; t < m; t++) at[t * BLOCKS_PARTS] = those[t];
+        }
+    }
+    AK42_UNROLL for (int t = 0; t < m && BLOCKS_PARTS == 1; t++) total[t] = sum[t];
 }
 
 /* The panels are a type's, or, where kind.codes is NULL, spread already. */
@@ -353,8 +359,7 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
     const size_t unit_bytes = form_bytes(kind.form), token_bytes = 2 * ACT_Q8_BLOCK_BYTES;
     uint32_t prepared = UINT32_MAX;
     for (uint32_t panel = 0; panel < a->n_panels;) {
-        const bool pairs = a->n_tokens > 2 || kind.units == 1;
-        const int np = a->n_panels - panel >= BLOCKS_PANELS && pairs ? BLOCKS_PANELS : 1;
+        const int np = a->n_panels - panel >= BLOCKS_PANELS && (wide || a->n_tokens > 2) ? BLOCKS_PANELS : 1;
         floats total[BLOCKS_PANELS * BLOCKS_NR * BLOCKS_PARTS];        /* (np, n_tokens, parts) */
         open_totals(total, a, panel, np);
         for (uint32_t begin = 0; begin < a->n_super; begin += START_UNITS) {
@@ -366,9 +371,9 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
                 multiply_tile(total, &start, 0, from + begin * unit_bytes, a->panel_bytes, act, end - begin, a->n_tokens, np,
                               kind.form);
             } else if (a->n_tokens == 1) {
-                multiply_panels(total, &start, a, panel, act, begin, end, np, 1, kind);
+                multiply_few(total, &start, a, panel, act, begin, end, 1, kind);
             } else if (a->n_tokens == 2) {
-                multiply_panels(total, &start, a, panel, act, begin, end, np, 2, kind);
+                multiply_few(total, &start, a, panel, act, begin, end, 2, kind);
             } else {
                 for (uint32_t u = begin; u < end; u += NARROW_UNITS) {
                     const uint32_t n = end - u < NARROW_UNITS ? end - u : NARROW_UNITS;
