@@ -48,8 +48,8 @@ PROMPT = 97            # tokens: past the scaled models' original contexts (32) 
 MAX_DIFF, MEAN_DIFF = 1e-3, 1e-4       # fp32 logits against transformers
 
 TYPES = ("f32", "f16", "bf16", "int8", "q8_0", "q4_0", "q4_1")
-ISAS = ("reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_vnni_bf16", "neon", "neon_dot",
-        "neon_i8mm")
+ISAS = ("reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_vbmi", "avx512_vnni_bf16", "neon",
+        "neon_dot", "neon_i8mm")
 
 # ---- the models, each made once ----
 

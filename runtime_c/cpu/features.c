@@ -49,6 +49,7 @@ void cpu_features_get(cpu_features *features) {
     features->avx2 = ymm && fma && f16c && bit(b, 5);
     bool f = bit(b, 16), dq = bit(b, 17), bw = bit(b, 30), vl = bit(b, 31);
     features->avx512 = features->avx2 && zmm && f && dq && bw && vl;
+    features->avx512_vbmi = features->avx512 && bit(c, 1);
     features->avx512_vnni = features->avx512 && bit(c, 11);
     if (last_subleaf < 1 || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return;
     features->avx_vnni = features->avx2 && bit(a, 4);

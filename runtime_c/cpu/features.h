@@ -9,6 +9,7 @@ typedef struct cpu_features {
     bool avx_vnni;                 /* VNNI on ymm, VEX encoded (AVX-VNNI) */
     bool avx512;                   /* F, BW, DQ, VL, and the OS saves zmm */
     bool avx512_vnni;
+    bool avx512_vbmi;
     bool avx512_bf16;
     bool avx512_bf16_fast;         /* vdpbf16ps does twice the work of vfmadd (AMD); where Intel has it, half */
     bool neon, neon_dot, neon_i8mm;

@@ -1,5 +1,5 @@
-/* k_avx512_blocks.h: k_blocks.h's vectors for AVX-512, for two files: before the #include they define BLOCKS_TARGET, BLOCKS_NR,
- * BLOCKS_WIDE_FROM and BLOCKS_VNNI. */
+/* k_avx512_blocks.h: k_blocks.h's vectors for AVX-512, for three files: before the #include they define BLOCKS_TARGET, BLOCKS_NR,
+ * BLOCKS_WIDE_FROM, BLOCKS_VNNI, and BLOCKS_LOOKUP_ANY 1 where there is VBMI. */
 #include "k_avx512.h"
 
 #define BLOCKS_PANELS 2
@@ -23,7 +23,12 @@ W_FN words w_sub(words a, words b) { return _mm512_sub_epi32(a, b); }
 /* (w & mask) | rest */
 W_FN words w_merge(words w, words mask, words rest) { return _mm512_ternarylogic_epi32(w, mask, rest, 0xea); }
 W_FN words w_lookup(words w, const uint8_t table[16]) {
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)table)), w);
+    const __m512i all = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)table));
+#if defined(BLOCKS_LOOKUP_ANY)
+    return _mm512_permutexvar_epi8(w, all);            /* 6 bits of a byte choose among four copies */
+#else
+    return _mm512_shuffle_epi8(all, w);                /* a high bit would make zeros */
+#endif
 }
 W_FN void w_keep(words *w) { AK42_KEEP(*w); }
 W_FN words w_cast(floats x) { return _mm512_castps_si512(x); }

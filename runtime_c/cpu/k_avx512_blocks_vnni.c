@@ -1,5 +1,5 @@
 /* k_avx512_blocks_vnni.c: matrix products on the types of core/blocks.h for x86-64 with AVX-512 VNNI: k_blocks.h's body on its dot
- * instruction. */
+ * instruction, and k_supers.h's for the K types, of which packed panels' outliers remain those of k_avx512_blocks.c. */
 #if defined(__x86_64__)
 
 #include "k_avx512.h"
@@ -8,6 +8,7 @@
 #define BLOCKS_NR 8
 #define BLOCKS_WIDE_FROM 24
 #define BLOCKS_VNNI 1
+#define BLOCKS_TYPES(TYPE) BLOCKS_PLAIN(TYPE) BLOCKS_LOOKUPS(TYPE)
 #include "k_avx512_blocks.h"
 
 /* sum + the products of 2 i16 of w with 2 of a. */

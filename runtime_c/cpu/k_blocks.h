@@ -12,7 +12,9 @@
  *     BLOCKS_SIGNED         1: w_dot's w are i8; FORM_32's codes are then kept less 128
  *     BLOCKS_ROWS           16, or rows of a part of a panel, which is then worked through part by part
  *     BLOCKS_TILE           a file that defines multiply_tile, where BLOCKS_ROWS is not 16 or the ISA has better than w_dot
- * It defines blocks_fill, which sets the rows of all these types. No dispatch, no state.
+ *     BLOCKS_LOOKUP_ANY     1: w_lookup looks at the lowest 4 bits of a byte, whatever the others are
+ *     BLOCKS_TYPES(TYPE)    those of BLOCKS_PLAIN, BLOCKS_SUPERS and BLOCKS_LOOKUPS that it wants, instead of all
+ * It defines blocks_fill, which sets the rows of these types. No dispatch, no state.
  *
  * A group's integer dot is added to the bits of the float M = 1.5 * 2^23, whose last place is one: read as a float that is M + c,
  * exactly; scale * c, rounded once, is then fma(M + c, scale, -M * scale), as scales have at most 22 significant bits (NF4's, which
@@ -28,6 +30,9 @@
 #endif
 #if !defined(BLOCKS_ROWS)
 #define BLOCKS_ROWS 16
+#endif
+#if !defined(BLOCKS_LOOKUP_ANY)
+#define BLOCKS_LOOKUP_ANY 0
 #endif
 
 /* A part's words lie this far apart. */
@@ -445,17 +450,37 @@ BLOCKS_FN void add_outliers_wide(const outliers_args *a, blocks_form form) {
 
 /* ---- the forms ---- */
 
-#define BLOCKS_FORM(form) \
-    BLOCKS_TARGET static void wide_##form(const gemm_args *a) { multiply(a, (blocks_kind){form, 1, 0, NULL, NULL, NULL, NULL}); } \
-    BLOCKS_TARGET static void outliers_##form(const outliers_args *a) { add_outliers_wide(a, form); }
+#define BLOCKS_FORM(form)                                                            \
+    AK42_UNUSED BLOCKS_TARGET static void wide_##form(const gemm_args *a) {          \
+        multiply(a, (blocks_kind){form, 1, 0, NULL, NULL, NULL, NULL});              \
+    }                                                                                \
+    AK42_UNUSED BLOCKS_TARGET static void outliers_##form(const outliers_args *a) { add_outliers_wide(a, form); }
 BLOCKS_FORM(FORM_32)
 BLOCKS_FORM(FORM_32_MIN)
 BLOCKS_FORM(FORM_16)
 BLOCKS_FORM(FORM_16_MIN)
 
-/* ---- the types ---- */
+/* ---- the types: row of the table, name, form, units, words of a superblock, mins, upper codes ---- */
 
-#define BLOCKS_TYPE(name, form, units, n_words, min, upper)                                                                \
+#define BLOCKS_PLAIN(TYPE)                             \
+    TYPE(Q5_0, q5_0, FORM_32, 1, 11, no_min, NULL)     \
+    TYPE(Q5_1, q5_1, FORM_32_MIN, 1, 12, min_q5_1, NULL)
+#define BLOCKS_SUPERS(TYPE)                                \
+    TYPE(Q2_K, q2_k, FORM_16_MIN, 4, 21, min_q2_k, NULL)   \
+    TYPE(Q3_K, q3_k, FORM_16, 4, 28, no_min, NULL)         \
+    TYPE(Q4_K, q4_k, FORM_32_MIN, 4, 36, min_q4_k, upper_q4_k) \
+    TYPE(Q5_K, q5_k, FORM_32_MIN, 4, 44, min_q5_k, NULL)   \
+    TYPE(Q6_K, q6_k, FORM_16, 4, 53, no_min, NULL)
+#define BLOCKS_LOOKUPS(TYPE)                           \
+    TYPE(IQ4_NL, iq4_nl, FORM_32, 1, 9, no_min, NULL)  \
+    TYPE(IQ4_XS, iq4_xs, FORM_32, 4, 34, no_min, NULL) \
+    TYPE(MXFP4, mxfp4, FORM_32, 2, 17, no_min, NULL)   \
+    TYPE(NF4, nf4, FORM_32, 1, 9, no_min, NULL)
+#if !defined(BLOCKS_TYPES)
+#define BLOCKS_TYPES(TYPE) BLOCKS_PLAIN(TYPE) BLOCKS_SUPERS(TYPE) BLOCKS_LOOKUPS(TYPE)
+#endif
+
+#define BLOCKS_KERNELS(row, name, form, units, n_words, min, upper)                                                        \
     BLOCKS_TARGET static void gemm_##name(const gemm_args *a) {                                                            \
         multiply(a, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name, upper});                     \
     }                                                                                                                      \
@@ -464,37 +489,16 @@ BLOCKS_FORM(FORM_16_MIN)
         spread_units(dst, panel, 0, n_super, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name, upper});   \
     }                                                                                                                      \
     BLOCKS_TARGET static void outliers_##name(const outliers_args *a) {                                                    \
-        add_outliers(a, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name, upper});                        \
+        add_outliers(a, (blocks_kind){form, units, n_words * 64, scale_##name, min, codes_##name, upper});                 \
     }
-BLOCKS_TYPE(q5_0, FORM_32, 1, 11, no_min, NULL)
-BLOCKS_TYPE(q5_1, FORM_32_MIN, 1, 12, min_q5_1, NULL)
-BLOCKS_TYPE(q2_k, FORM_16_MIN, 4, 21, min_q2_k, NULL)
-BLOCKS_TYPE(q3_k, FORM_16, 4, 28, no_min, NULL)
-BLOCKS_TYPE(q4_k, FORM_32_MIN, 4, 36, min_q4_k, upper_q4_k)
-BLOCKS_TYPE(q5_k, FORM_32_MIN, 4, 44, min_q5_k, NULL)
-BLOCKS_TYPE(q6_k, FORM_16, 4, 53, no_min, NULL)
-BLOCKS_TYPE(iq4_nl, FORM_32, 1, 9, no_min, NULL)
-BLOCKS_TYPE(iq4_xs, FORM_32, 4, 34, no_min, NULL)
-BLOCKS_TYPE(mxfp4, FORM_32, 2, 17, no_min, NULL)
-BLOCKS_TYPE(nf4, FORM_32, 1, 9, no_min, NULL)
+BLOCKS_TYPES(BLOCKS_KERNELS)
 
-#define BLOCKS_ROW(row, name, form)                                                                                        \
-    table->types[row] = (type_kernels){.act = ACT_Q8, .nr = BLOCKS_NR, .gemm = gemm_##name, .unpack = unpack_##name,       \
-                                       .gemm_wide = wide_##form, .outliers_wide = outliers_##form,                         \
-                                       .wide_super_bytes = (uint32_t)form_bytes(form),                                     \
-                                       .wide_from = BLOCKS_WIDE_FROM};                                                     \
-    table->outliers[row] = outliers_##name;
+#define BLOCKS_ROW(row, name, form, units, n_words, min, upper)                                                            \
+    table->types[KERNEL_##row] = (type_kernels){.act = ACT_Q8, .nr = BLOCKS_NR, .gemm = gemm_##name, .unpack = unpack_##name, \
+                                                .gemm_wide = wide_##form, .outliers_wide = outliers_##form,                \
+                                                .wide_super_bytes = (uint32_t)form_bytes(form), .wide_from = BLOCKS_WIDE_FROM}; \
+    table->outliers[KERNEL_##row] = outliers_##name;
 
 BLOCKS_TARGET static void blocks_fill(kernel_table *table) {
-    BLOCKS_ROW(KERNEL_Q5_0, q5_0, FORM_32)
-    BLOCKS_ROW(KERNEL_Q5_1, q5_1, FORM_32_MIN)
-    BLOCKS_ROW(KERNEL_Q2_K, q2_k, FORM_16_MIN)
-    BLOCKS_ROW(KERNEL_Q3_K, q3_k, FORM_16)
-    BLOCKS_ROW(KERNEL_Q4_K, q4_k, FORM_32_MIN)
-    BLOCKS_ROW(KERNEL_Q5_K, q5_k, FORM_32_MIN)
-    BLOCKS_ROW(KERNEL_Q6_K, q6_k, FORM_16)
-    BLOCKS_ROW(KERNEL_IQ4_NL, iq4_nl, FORM_32)
-    BLOCKS_ROW(KERNEL_IQ4_XS, iq4_xs, FORM_32)
-    BLOCKS_ROW(KERNEL_MXFP4, mxfp4, FORM_32)
-    BLOCKS_ROW(KERNEL_NF4, nf4, FORM_32)
+    BLOCKS_TYPES(BLOCKS_ROW)
 }

@@ -56,8 +56,12 @@ static const uint8_t mxfp4_table[16] = {LESS(127, 128, 129, 130), LESS(131, 133,
                                         LESS(123, 121, 119, 115)};
 static const uint8_t nf4_table[16] = {LESS(15, 49, 68, 83), LESS(95, 106, 117, 127), LESS(136, 145, 155, 165), LESS(176, 190, 208, 239)};
 
+BLOCKS_FN words looked_up(words w, int second, const uint8_t table[16]) {
+    return w_lookup(!BLOCKS_LOOKUP_ANY ? nibbles(w, second) : second ? w_shr(w, 4) : w, table);
+}
+
 TYPE_SCALE(iq4_nl) { return (void)u, half_at(super, 0, g); }
-TYPE_CODES(iq4_nl) { return (void)u, w_lookup(nibbles(word_kept(super, 1 + j), b), iq4_table); }
+TYPE_CODES(iq4_nl) { return (void)u, looked_up(word_kept(super, 1 + j), b, iq4_table); }
 
 /* 2^(e - 128) as a product of two normal powers, exact down to the smallest. */
 BLOCKS_FN floats e8m0_half(words e) {
@@ -65,14 +69,14 @@ BLOCKS_FN floats e8m0_half(words e) {
     return f_mul(f_cast(w_shl(w_add(first, w_set1(63)), 23)), f_cast(w_shl(w_add(second, w_set1(63)), 23)));
 }
 TYPE_SCALE(mxfp4) { return e8m0_half(w_and(w_shr_by(word_at(super, 0), 16 * u + 8 * g), w_set1(255))); }
-TYPE_CODES(mxfp4) { return w_lookup(nibbles(word_kept(super, 1 + 8 * u + j), b), mxfp4_table); }
+TYPE_CODES(mxfp4) { return looked_up(word_kept(super, 1 + 8 * u + j), b, mxfp4_table); }
 
 TYPE_SCALE(nf4) {
     (void)u, (void)g;
     const floats scale = f_mul(f_cast(word_at(super, 0)), f_set1(NF4_UNIT));
     return f_cast(w_and(w_cast(scale), w_set1(0xfffffffcu)));
 }
-TYPE_CODES(nf4) { return (void)u, w_lookup(nibbles(word_kept(super, 1 + j), b), nf4_table); }
+TYPE_CODES(nf4) { return (void)u, looked_up(word_kept(super, 1 + j), b, nf4_table); }
 
 /* 6 bits of scale, less 32. */
 TYPE_SCALE(iq4_xs) {
@@ -81,7 +85,7 @@ TYPE_SCALE(iq4_xs) {
     const words high = w_and(w_shr_by(word_at(super, 0), 16 + 2 * b), w_set1(3));
     return f_mul(half_at(super, 0, 0), f_of_int(w_sub(w_or(low, w_shl(high, 4)), w_set1(32))));
 }
-TYPE_CODES(iq4_xs) { return w_lookup(nibbles(word_at(super, 2 + 4 * (2 * u + b) + j % 4), j / 4), iq4_table); }
+TYPE_CODES(iq4_xs) { return looked_up(word_at(super, 2 + 4 * (2 * u + b) + j % 4), j / 4, iq4_table); }
 
 /* The K types' superblocks: number_x and min_number_x are integers of a group, placed_x the codes of 4 columns, the j-th of a block of
  * 32, with their lowest bits at bit `at` of a byte. */

@@ -8,6 +8,8 @@
 #if defined(__GNUC__)
 /* The function may use these instructions; the file is built without flags. */
 #define AK42_TARGET(isa) __attribute__((target(isa)))
+/* Of functions that a body defines for all who include it. */
+#define AK42_UNUSED __attribute__((unused))
 /* Copied into its caller whatever its size: tile shapes are arguments that must become constants. */
 #define AK42_INLINE __attribute__((always_inline)) inline
 /* Keeps a loaded vector in its register: gcc would rather load it again for each of its two or three uses,
@@ -19,6 +21,7 @@
 #endif
 #else
 #define AK42_TARGET(isa)
+#define AK42_UNUSED
 #define AK42_INLINE inline
 #define AK42_KEEP(vector) (void)0
 #endif

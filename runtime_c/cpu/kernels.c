@@ -26,13 +26,15 @@ static bool has_avx2(const cpu_features *f) { return f->avx2; }
 static bool has_avx2_vnni(const cpu_features *f) { return f->avx_vnni; }
 static bool has_avx512(const cpu_features *f) { return f->avx512; }
 static bool has_avx512_vnni(const cpu_features *f) { return f->avx512_vnni; }
+static bool has_avx512_vbmi(const cpu_features *f) { return f->avx512_vbmi; }
 static bool has_avx512_bf16(const cpu_features *f) { return f->avx512_bf16; }
 static bool pays_avx512_bf16(const cpu_features *f) { return f->avx512_bf16_fast; }
 
 enum {
-    ISA_REFERENCE, ISA_GENERIC, ISA_AVX2, ISA_AVX2_VNNI, ISA_AVX512, ISA_AVX512_VNNI, ISA_AVX512_VNNI_BF16
+    ISA_REFERENCE, ISA_GENERIC, ISA_AVX2, ISA_AVX2_VNNI, ISA_AVX512, ISA_AVX512_VNNI, ISA_AVX512_VBMI,
+    ISA_AVX512_VNNI_BF16
 };
-#define ISA_NAMES "reference, generic, avx2, avx2_vnni, avx512, avx512_vnni, avx512_vnni_bf16"
+#define ISA_NAMES "reference, generic, avx2, avx2_vnni, avx512, avx512_vnni, avx512_vbmi, avx512_vnni_bf16"
 
 static const isa isas[] = {
     [ISA_REFERENCE] = {"reference", ISA_GENERIC, kernels_fill_reference, has_always, NULL},
@@ -41,7 +43,8 @@ static const isa isas[] = {
     [ISA_AVX2_VNNI] = {"avx2_vnni", ISA_AVX2, kernels_fill_avx2_vnni, has_avx2_vnni, NULL},
     [ISA_AVX512] = {"avx512", ISA_AVX2, kernels_fill_avx512, has_avx512, NULL},
     [ISA_AVX512_VNNI] = {"avx512_vnni", ISA_AVX512, kernels_fill_avx512_vnni, has_avx512_vnni, NULL},
-    [ISA_AVX512_VNNI_BF16] = {"avx512_vnni_bf16", ISA_AVX512_VNNI, kernels_fill_avx512_vnni_bf16,
+    [ISA_AVX512_VBMI] = {"avx512_vbmi", ISA_AVX512_VNNI, kernels_fill_avx512_vbmi, has_avx512_vbmi, NULL},
+    [ISA_AVX512_VNNI_BF16] = {"avx512_vnni_bf16", ISA_AVX512_VBMI, kernels_fill_avx512_vnni_bf16,
                               has_avx512_bf16, pays_avx512_bf16},
 };
 

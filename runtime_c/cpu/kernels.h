@@ -193,8 +193,8 @@ typedef double kernel_peak(uint64_t n, float *sink);
 typedef uint64_t kernel_read(const uint8_t *data, size_t size);
 
 typedef struct kernel_table {
-    const char *isa;               /* "reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_vnni_bf16", "neon",
-                                    * "neon_dot", "neon_i8mm" */
+    const char *isa;               /* "reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_vbmi",
+                                    * "avx512_vnni_bf16", "neon", "neon_dot", "neon_i8mm" */
     ak42_kv_type kv_default;       /* of sessions on quantised or 16-bit weights */
     type_kernels types[KERNEL_TYPES];
     kernel_outliers *outliers[KERNEL_TYPES];            /* of types whose activations are Q8 */
@@ -214,7 +214,7 @@ typedef struct kernel_table {
 /* Fills the table for an ISA by name (NULL or "auto": the best that this machine has). ARG for an unknown name, listing the known
  * ones; DEVICE for one that this machine lacks. "reference" is plain C with exact f32 activations and weights for every type;
  * "generic" is plain C with the activations that the fast kernels use. "avx512_vnni_bf16" is the best only where vdpbf16ps is faster
- * than vfmadd (AMD; not Intel), else "avx512_vnni". */
+ * than vfmadd (AMD; not Intel), else "avx512_vbmi". */
 ak42_status kernels_select(kernel_table *table, const char *isa, ak42_error *err);
 /* Names of the ISAs built in, best last, separated by commas; static. */
 const char *kernels_built(void);
@@ -226,6 +226,7 @@ void kernels_fill_avx2(kernel_table *table);
 void kernels_fill_avx2_vnni(kernel_table *table);
 void kernels_fill_avx512(kernel_table *table);          /* F, BW, DQ, VL */
 void kernels_fill_avx512_vnni(kernel_table *table);
+void kernels_fill_avx512_vbmi(kernel_table *table);     /* VNNI, too */
 void kernels_fill_avx512_vnni_bf16(kernel_table *table);
 void kernels_fill_neon(kernel_table *table);
 void kernels_fill_neon_dot(kernel_table *table);

@@ -832,7 +832,7 @@ static void check_table(const kernel_table *table, const kernel_table *generic, 
 
 int main(int argc, char **argv) {
     static const char *const isas[] = {"reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni",
-                                       "avx512_vnni_bf16", "neon", "neon_dot", "neon_i8mm"};
+                                       "avx512_vbmi", "avx512_vnni_bf16", "neon", "neon_dot", "neon_i8mm"};
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) return run_bench(argc, argv);
     kernel_table generic, table = {0};
     ak42_error err;
