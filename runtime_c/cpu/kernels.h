@@ -135,7 +135,7 @@ typedef struct kv_head {
     float *k_scale, *v_scale;
 } kv_head;
 
-enum { KV_BLOCK = 16, ATTN_CHUNK = 256, ATTN_ROWS_MAX = 32 };
+enum { KV_BLOCK = 16, ATTN_CHUNK = 256, ATTN_ROWS_MAX = 48 };
 
 /* Writes one position: k and v are (head_dim). */
 typedef void kernel_kv_store(const kv_head *kv, uint32_t position, const float *k, const float *v, uint32_t head_dim);
