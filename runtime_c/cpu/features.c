@@ -46,6 +46,7 @@ void cpu_features_get(cpu_features *features) {
 
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
     uint32_t last_subleaf = a;
+    features->foresees = made_by_amd();
     features->avx2 = ymm && fma && f16c && bit(b, 5);
     bool f = bit(b, 16), dq = bit(b, 17), bw = bit(b, 30), vl = bit(b, 31);
     features->avx512 = features->avx2 && zmm && f && dq && bw && vl;

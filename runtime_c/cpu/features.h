@@ -13,6 +13,7 @@ typedef struct cpu_features {
     bool avx512_bf16;
     bool avx512_bf16_fast;         /* vdpbf16ps does twice the work of vfmadd (AMD); where Intel has it, half */
     bool neon, neon_dot, neon_i8mm;
+    bool foresees;                 /* reads what lies in order faster when software does not ask for it ahead (AMD, by Zen 4) */
 } cpu_features;
 
 void cpu_features_get(cpu_features *features);

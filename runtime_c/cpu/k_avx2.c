@@ -22,7 +22,7 @@ AVX2_FN uint32_t float_panels(const gemm_args *args, uint32_t first, int np, int
         for (int p = 0; p < np; p++)
             for (int t = 0; t < n; t++) avx2_start(&sum[(p * n + t) * 2], args, (size_t)t, first + (uint32_t)p);
         avx2_tile(sum, args->panels + first * args->panel_bytes, args->panel_bytes, args->n_super * SUPER_K,
-                  x, (size_t)n, np, n, form);
+                  x, (size_t)n, np, n, form, n < 4 && !args->foreseen);
         for (int p = 0; p < np; p++)
             for (int t = 0; t < n; t++)
                 avx2_put(args->out + (size_t)t * args->ldo + (first + (uint32_t)p) * PANEL_ROWS,
@@ -207,12 +207,13 @@ static AK42_TARGET(AVX2_TARGET) void scale(float *out, const float *x, float fac
 
 /* ---- measuring ---- */
 
-static AK42_TARGET(AVX2_TARGET) uint64_t read_sum(const uint8_t *data, size_t size) {
+static AK42_TARGET(AVX2_TARGET) uint64_t read_sum(const uint8_t *data, size_t size, bool foreseen) {
+    const size_t far = foreseen ? 0 : AHEAD_FAR;
     __m256i sum[4] = { _mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
                        _mm256_setzero_si256() };
     for (size_t i = 0; i < size; i += 256)
         AK42_UNROLL for (size_t j = 0; j < 8; j++) {
-            if (j % 2 == 0) ask_ahead(data + i + j * 32);
+            if (j % 2 == 0) ask_line(data + i + j * 32, far);
             sum[j % 4] = _mm256_add_epi64(sum[j % 4], avx2_load(data + i + j * 32));
         }
     sum[0] = _mm256_add_epi64(_mm256_add_epi64(sum[0], sum[1]), _mm256_add_epi64(sum[2], sum[3]));
@@ -250,11 +251,12 @@ void kernels_fill_avx2(kernel_table *table) {
     table->kv_default = AK42_KV_TYPE_F16;
     table->types[KERNEL_F32] = (type_kernels){
         .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32, .unpack = unpack_f32, .gemm_wide = gemm_f32,
-        .wide_super_bytes = WIDE_BYTES, .wide_from = 48};
+        .in_order = true, .wide_super_bytes = WIDE_BYTES, .wide_from = 48};
     table->types[KERNEL_F16] = (type_kernels){
         .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f16, .unpack = unpack_f16, .gemm_wide = gemm_f32, .wide_super_bytes = WIDE_BYTES};
     table->types[KERNEL_BF16] = (type_kernels){
-        .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_bf16, .unpack = unpack_bf16, .gemm_wide = gemm_f32, .wide_super_bytes = WIDE_BYTES};
+        .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_bf16, .unpack = unpack_bf16, .gemm_wide = gemm_f32, .in_order = true,
+        .wide_super_bytes = WIDE_BYTES};
     table->pack[ACT_F32] = pack_f32;
     table->pack[ACT_Q8] = pack_q8;
     table->rmsnorm = rmsnorm;

@@ -123,15 +123,15 @@ AVX2_FN void avx2_pair(__m256 w[2], const uint8_t *p, avx2_form form) {
 }
 
 /* sum[(p * n + t) * 2 + h] += sum over k < n_k (even), ascending, of panel p's lanes 8h .. 8h+7 times
- * x[t][k * step]. One chain of fused multiply-adds for each lane, whatever np and n are. */
+ * x[t][k * step]. One chain of fused multiply-adds for each lane, whatever np and n are. ask: for lines ahead. */
 AVX2_FN void avx2_tile(__m256 *sum, const uint8_t *panels, size_t panel_bytes, uint32_t n_k,
-                       const float *const *x, size_t step, int np, int n, avx2_form form) {
+                       const float *const *x, size_t step, int np, int n, avx2_form form, bool ask) {
     const size_t pair_bytes = form == AVX2_F32 ? 128 : 64;
     __m256 acc[AVX2_TILE_MAX];
     AK42_UNROLL for (int i = 0; i < np * n * 2; i++)
         acc[i] = form == AVX2_F16 ? avx2_in_order(sum[i]) : sum[i];
     for (size_t k = 0; k < n_k; k += 2, panels += pair_bytes) {
-        if (n < 4)
+        if (ask)
             AK42_UNROLL for (int p = 0; p < np; p++)
                 AK42_UNROLL for (size_t line = 0; line < pair_bytes; line += CACHE_LINE)
                     ask_ahead(panels + (size_t)p * panel_bytes + line);

@@ -138,7 +138,7 @@ AVX2_FN void score_blocks(const attn_args *args, rows *r, uint32_t b, int np, in
         int8_tile(sum, k, block_bytes, head_dim, r->q, np, n);
     else
         avx2_tile(sum, k, block_bytes, head_dim, r->q, 1, np, n,
-                  form == CACHE_F32 ? AVX2_F32 : form == CACHE_F16 ? AVX2_F16 : AVX2_BF16);
+                  form == CACHE_F32 ? AVX2_F32 : form == CACHE_F16 ? AVX2_F16 : AVX2_BF16, n < 4);
     for (int i = 0; i < np * n * 2; i++) {
         const uint32_t at = (b + (uint32_t)(i / 2 / n)) * KV_BLOCK + (uint32_t)(i % 2) * 8;
         const int t = i / 2 % n;

@@ -65,8 +65,8 @@ static AK42_TARGET(AVX2_TARGET) double peak_int8(uint64_t n, float *sink) {
 }
 
 void avx2_fill_quant(kernel_table *table) {
-    table->types[KERNEL_Q8_0] = (type_kernels){ .act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_q8_0 };
-    table->types[KERNEL_INT8] = (type_kernels){ .act = ACT_Q8, .nr = QUANT_NR, .gemm = avx2_gemm_int8 };
+    table->types[KERNEL_Q8_0] = (type_kernels){ .act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_q8_0, .in_order = true };
+    table->types[KERNEL_INT8] = (type_kernels){ .act = ACT_Q8, .nr = QUANT_NR, .gemm = avx2_gemm_int8, .in_order = true };
     table->types[KERNEL_Q4_0] = (type_kernels){ .act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_q4_0 };
     table->types[KERNEL_Q4_1] = (type_kernels){ .act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_q4_1 };
     table->peak_int8 = peak_int8;

@@ -138,7 +138,7 @@ QUANT_FN void quant_panels(const gemm_args *args, int n, quant_form form) {
         __m256 sum[QUANT_NR][2];
         AK42_UNROLL for (int t = 0; t < n; t++) avx2_start(sum[t], args, (size_t)t, p);
         for (uint32_t i = 0; i < args->n_super; i++, super += super_bytes) {
-            const size_t far = ahead_far((size_t)(end - super), jump);
+            const size_t far = ahead_far((size_t)(end - super), jump, args->foreseen);
             for (size_t line = 0; line < super_bytes; line += CACHE_LINE) ask_line(super + line, far);
             AK42_UNROLL for (int block = 0; block < 2; block++, act += n * ACT_Q8_BLOCK_BYTES)
                 quant_block(sum, super, act, n, form, args->group_size, block);

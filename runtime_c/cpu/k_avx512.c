@@ -55,7 +55,7 @@ AVX512_FN void float_tile(const gemm_args *args, uint32_t panel, int np, int n, 
             sum[p * n + t] = avx512_start(args, (size_t)t, panel + (size_t)p);
     for (size_t left = args->n_super * (SUPER_K / 2) * pair_bytes, bytes; left; left -= bytes) {
         size_t far[4];
-        AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far(left, gemm_jump(args, panel, (uint32_t)np, (uint32_t)p));
+        AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far(left, gemm_jump(args, panel, (uint32_t)np, (uint32_t)p), args->foreseen);
         bytes = ahead_bytes(left);
         for (size_t i = 0; i < bytes; i += 2 * pair_bytes, w += 2 * pair_bytes, x += 4 * n) {
             float_pair(sum, w, args->panel_bytes, far, x, np, n, form);
@@ -132,12 +132,13 @@ AVX512 static void unpack_bf16(uint8_t *dst, const uint8_t *panel, uint32_t n_su
 
 /* ---- reading and peaks ---- */
 
-AVX512 static uint64_t read_sum(const uint8_t *data, size_t size) {
+AVX512 static uint64_t read_sum(const uint8_t *data, size_t size, bool foreseen) {
+    const size_t far = foreseen ? 0 : AHEAD_FAR;
     __m512i sum[4];
     AK42_UNROLL for (int i = 0; i < 4; i++) sum[i] = _mm512_setzero_si512();
     for (size_t at = 0; at < size; at += 256)
         AK42_UNROLL for (int i = 0; i < 4; i++) {
-            ask_ahead(data + at + i * 64);
+            ask_line(data + at + i * 64, far);
             sum[i] = _mm512_add_epi64(sum[i], _mm512_load_si512(data + at + i * 64));
         }
     const __m512i all = _mm512_add_epi64(_mm512_add_epi64(sum[0], sum[1]), _mm512_add_epi64(sum[2], sum[3]));
@@ -239,7 +240,7 @@ void kernels_fill_avx512(kernel_table *table) {
     table->kv_default = AK42_KV_TYPE_F16;
     table->types[KERNEL_F32] = (type_kernels){
         .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f32, .unpack = unpack_f32, .gemm_wide = gemm_f32,
-        .wide_super_bytes = f32_super_bytes, .wide_from = 48};
+        .wide_super_bytes = f32_super_bytes, .wide_from = 48, .in_order = true};
     table->types[KERNEL_F16] = (type_kernels){
         .act = ACT_F32, .nr = FLOAT_NR, .gemm = gemm_f16, .unpack = unpack_f16, .gemm_wide = gemm_f32,
         .wide_super_bytes = f32_super_bytes, .wide_from = 32};

@@ -30,7 +30,7 @@ BF16_FN void bf16_tile(const gemm_args *args, uint32_t panel, int np, int n) {
             sum[p * n + t] = avx512_start(args, (size_t)t, panel + (size_t)p);
     for (size_t left = args->n_super * (SUPER_K * 32), bytes; left; left -= bytes) {
         size_t far[4];
-        AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far(left, gemm_jump(args, panel, (uint32_t)np, (uint32_t)p));
+        AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far(left, gemm_jump(args, panel, (uint32_t)np, (uint32_t)p), args->foreseen);
         bytes = ahead_bytes(left);
         for (size_t i = 0; i < bytes; i += 128, w += 128, x += 8 * n)
             AK42_UNROLL for (int pair = 0; pair < 2; pair++) {
@@ -200,7 +200,7 @@ BF16 static double peak_bf16(uint64_t n, float *sink) {
 
 void kernels_fill_avx512_vnni_bf16(kernel_table *table) {
     table->kv_default = AK42_KV_TYPE_BF16;
-    table->types[KERNEL_BF16] = (type_kernels){.act = ACT_BF16, .nr = BF16_NR, .gemm = gemm_bf16};
+    table->types[KERNEL_BF16] = (type_kernels){.act = ACT_BF16, .nr = BF16_NR, .gemm = gemm_bf16, .in_order = true};
     table->kv[AK42_KV_TYPE_BF16].attn = attn_bf16;
     table->peak_bf16 = peak_bf16;
 }

@@ -186,7 +186,7 @@ QUANT_FN void quant_tile(const gemm_args *args, uint32_t panel, quant_tokens tok
         quant_prepare(&start, act, piece * 2, tokens, m, form);
         for (uint32_t i = 0; i < piece * 2; i += 2, super += super_bytes, act += 2 * block_bytes) {
             size_t far[2];
-            AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far((size_t)(end - super), jump[p]);
+            AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far((size_t)(end - super), jump[p], args->foreseen);
             quant_block(sum, &start, i, super, far, args->panel_bytes, act, tokens, np, m, form, group, 0);
             quant_block(sum, &start, i + 1, super, far, args->panel_bytes, act + block_bytes, tokens, np, m, form,
                         group, 1);
@@ -202,11 +202,15 @@ QUANT_FN void quant_tile(const gemm_args *args, uint32_t panel, quant_tokens tok
         }
 }
 
-/* Panels in pairs: with 8 tokens 16 chains of dots, which is what keeps two dot units busy. */
+/* Panels in pairs: with 8 tokens 16 chains of dots, which is what keeps two dot units busy. One token's blocks overlap without that, and
+ * one panel after the other is one stream, which processors foresee best. */
 QUANT_FN void quant_pairs(const gemm_args *args, int n, quant_form form) {
-    const uint32_t group = form == QUANT_INT8 ? args->group_size : 32;
-    for (uint32_t panel = 0; panel + 2 <= args->n_panels; panel += 2)
-        quant_tile(args, panel, (quant_tokens){(uint32_t)n, 0}, 2, n, form, group);
+    const uint32_t group = form == QUANT_INT8 ? args->group_size : 32, paired = args->n_panels / 2 * 2;
+    if (n == 1 && !quant_is_wide(form) && args->foreseen) {
+        for (uint32_t panel = 0; panel < paired; panel++) quant_tile(args, panel, (quant_tokens){1, 0}, 1, 1, form, group);
+        return;
+    }
+    for (uint32_t panel = 0; panel < paired; panel += 2) quant_tile(args, panel, (quant_tokens){(uint32_t)n, 0}, 2, n, form, group);
 }
 /* The last panel of an odd number. */
 QUANT_FN void quant_last(const gemm_args *args, quant_form form) {
@@ -324,14 +328,14 @@ AK42_TARGET(QUANT_TARGET) static void unpack_q4_1(uint8_t *dst, const uint8_t *p
 }
 
 static void quant_fill(kernel_table *table) {
-    table->types[KERNEL_INT8] = (type_kernels){.act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_int8};
+    table->types[KERNEL_INT8] = (type_kernels){.act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_int8, .in_order = true};
     table->types[KERNEL_Q8_0] = (type_kernels){
         .act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_q8_0, .unpack = unpack_q8_0, .gemm_wide = wide_q8_0,
-        .wide_super_bytes = QUANT_WIDE_BYTES, .wide_from = 96};
+        .in_order = true, .wide_super_bytes = QUANT_WIDE_BYTES, .wide_from = 96};
     table->types[KERNEL_Q4_0] = (type_kernels){
         .act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_q4_0, .unpack = unpack_q4_0, .gemm_wide = wide_q4_0,
-        .wide_super_bytes = QUANT_WIDE_BYTES, .wide_from = 36};
+        .in_order = true, .wide_super_bytes = QUANT_WIDE_BYTES, .wide_from = 36};
     table->types[KERNEL_Q4_1] = (type_kernels){
         .act = ACT_Q8, .nr = QUANT_NR, .gemm = gemm_q4_1, .unpack = unpack_q4_1, .gemm_wide = wide_q4_1,
-        .wide_super_bytes = QUANT_WIDE_BYTES, .wide_from = 36};
+        .in_order = true, .wide_super_bytes = QUANT_WIDE_BYTES, .wide_from = 36};
 }

@@ -249,11 +249,13 @@ BLOCKS_FN void spread_units(uint8_t *wide, const uint8_t *panel, uint32_t first,
 typedef struct panel_end {
     const uint8_t *at;
     size_t jump;
+    bool foreseen;
 } panel_end;
 BLOCKS_FN panel_end end_of(const gemm_args *a, uint32_t panel, int np, int p) {
-    return (panel_end){a->panels + (panel + (uint32_t)p + 1) * a->panel_bytes, gemm_jump(a, panel, (uint32_t)np, (uint32_t)p)};
+    return (panel_end){a->panels + (panel + (uint32_t)p + 1) * a->panel_bytes, gemm_jump(a, panel, (uint32_t)np, (uint32_t)p),
+                       a->foreseen};
 }
-BLOCKS_FN size_t far_of(const uint8_t *line, panel_end end) { return ahead_far((size_t)(end.at - line), end.jump); }
+BLOCKS_FN size_t far_of(const uint8_t *line, panel_end end) { return ahead_far((size_t)(end.at - line), end.jump, end.foreseen); }
 
 /* Asks ahead for what n units of a panel take. */
 BLOCKS_FN void ask_units(const uint8_t *panel, uint32_t unit, uint32_t n, panel_end end, blocks_kind kind) {

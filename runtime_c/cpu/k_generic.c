@@ -283,7 +283,8 @@ static void scale(float *out, const float *x, float factor, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) out[i] = x[i] * factor;
 }
 
-static uint64_t read_sum(const uint8_t *data, size_t size) {
+static uint64_t read_sum(const uint8_t *data, size_t size, bool foreseen) {
+    (void)foreseen;
     uint64_t sum = 0;
     for (size_t i = 0; i < size; i += 8) {
         uint64_t word;

@@ -185,11 +185,12 @@ static void scale(float *out, const float *x, float factor, uint32_t n) {
 
 /* ---- measuring ---- */
 
-static uint64_t read_sum(const uint8_t *data, size_t size) {
+static uint64_t read_sum(const uint8_t *data, size_t size, bool foreseen) {
+    const size_t far = foreseen ? 0 : AHEAD_FAR;
     uint64x2_t sum[4] = { vdupq_n_u64(0), vdupq_n_u64(0), vdupq_n_u64(0), vdupq_n_u64(0) };
     for (size_t i = 0; i < size; i += 128)
         AK42_UNROLL for (size_t j = 0; j < 8; j++) {
-            if (j % 4 == 0) ask_ahead(data + i + j * 16);
+            if (j % 4 == 0) ask_line(data + i + j * 16, far);
             sum[j % 4] = vaddq_u64(sum[j % 4], vreinterpretq_u64_u8(vld1q_u8(data + i + j * 16)));
         }
     return vaddvq_u64(vaddq_u64(vaddq_u64(sum[0], sum[1]), vaddq_u64(sum[2], sum[3])));

@@ -77,7 +77,7 @@ QUANT_FN void pair_panels(const gemm_args *args, int pairs, quant_form form) {
             AK42_UNROLL for (int i = 0; i < 4; i++) pair_open(&sum[i][0][p], &sum[i][1][p], first[i], second[i]);
         }
         for (uint32_t i = 0; i < args->n_super; i++, super += super_bytes) {
-            const size_t far = ahead_far((size_t)(end - super), jump);
+            const size_t far = ahead_far((size_t)(end - super), jump, args->foreseen);
             for (size_t line = 0; line < super_bytes; line += CACHE_LINE) ask_line(super + line, far);
             AK42_UNROLL for (int block = 0; block < 2; block++, act += n * ACT_Q8_BLOCK_BYTES)
                 pair_block(sum, super, act, n, pairs, form, args->group_size, block);

@@ -2,6 +2,7 @@
 #ifndef AK42_K_SIMD_H
 #define AK42_K_SIMD_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,9 +29,11 @@
 
 /* Weights are read once, from memory. Each of their lines is asked for twice: far ahead into the second-level cache, which can wait
  * for many lines at once, and shortly before its use into the first, whose few open requests are then soon answered. So reading goes on
- * while there is arithmetic, and over the pages at which processors stop asking by themselves. Addresses past the end do no harm. */
+ * while there is arithmetic, and over the pages at which processors stop asking by themselves. Addresses past the end do no harm.
+ * far: how far ahead the farther request is; 0: none of both, where the processor asks better by itself (gemm_args.foreseen). */
 enum { AHEAD_NEAR = 2048, AHEAD_FAR = 16384 };
 static AK42_INLINE void ask_line(const uint8_t *line, size_t far) {
+    if (!far) return;
 #if defined(__GNUC__)
     __builtin_prefetch((const void *)((uintptr_t)line + AHEAD_NEAR), 0, 3);
     __builtin_prefetch((const void *)((uintptr_t)line + far), 0, 2);
@@ -48,9 +51,10 @@ static AK42_INLINE void ask_to_write(const void *line) {
     (void)line;
 #endif
 }
-/* How far away the farther request is. left: the bytes from the line to the end of what lies together; jump: from that end to what is
- * read after it. */
-static AK42_INLINE size_t ahead_far(size_t left, size_t jump) { return AHEAD_FAR + (left > AHEAD_FAR ? 0 : jump); }
+/* A line's `far`. left: the bytes from the line to the end of what lies together; jump: from that end to what is read after it. */
+static AK42_INLINE size_t ahead_far(size_t left, size_t jump, bool foreseen) {
+    return foreseen ? 0 : AHEAD_FAR + (left > AHEAD_FAR ? 0 : jump);
+}
 /* For how many of the bytes left that stays so. */
 static AK42_INLINE size_t ahead_bytes(size_t left) { return left > AHEAD_FAR ? left - AHEAD_FAR : left; }
 

@@ -319,16 +319,16 @@ SUPERS_TYPE(q4_k, SUPERS_32_MIN, 36, q4_k, least_q4_k, mins_q4_k)
 SUPERS_TYPE(q5_k, SUPERS_32_MIN, 44, q4_k, least_q4_k, mins_q4_k)
 SUPERS_TYPE(q6_k, SUPERS_16, 53, q6_k, NULL, NULL)
 
-#define SUPERS_ROW(row, name, form)                                                                                          \
+#define SUPERS_ROW(row, name, form, order)                                                                                          \
     table->types[row] = (type_kernels){.act = ACT_Q8_SUPER, .nr = BLOCKS_NR, .gemm = super_gemm_##name, .unpack = super_unpack_##name, \
                                        .gemm_wide = wide_##form, .outliers_wide = outliers_##form,                           \
                                        .wide_super_bytes = (uint32_t)supers_bytes(form) / SUPERS_UNITS,                      \
-                                       .wide_from = BLOCKS_WIDE_FROM};
+                                       .wide_from = BLOCKS_WIDE_FROM, .in_order = order};
 
 BLOCKS_TARGET static void supers_fill(kernel_table *table) {
-    SUPERS_ROW(KERNEL_Q2_K, q2_k, SUPERS_16_MIN)
-    SUPERS_ROW(KERNEL_Q3_K, q3_k, SUPERS_16)
-    SUPERS_ROW(KERNEL_Q4_K, q4_k, SUPERS_32_MIN)
-    SUPERS_ROW(KERNEL_Q5_K, q5_k, SUPERS_32_MIN)
-    SUPERS_ROW(KERNEL_Q6_K, q6_k, SUPERS_16)
+    SUPERS_ROW(KERNEL_Q2_K, q2_k, SUPERS_16_MIN, false)
+    SUPERS_ROW(KERNEL_Q3_K, q3_k, SUPERS_16, false)
+    SUPERS_ROW(KERNEL_Q4_K, q4_k, SUPERS_32_MIN, true)
+    SUPERS_ROW(KERNEL_Q5_K, q5_k, SUPERS_32_MIN, false)
+    SUPERS_ROW(KERNEL_Q6_K, q6_k, SUPERS_16, false)
 }

@@ -102,6 +102,7 @@ ak42_status kernels_select(kernel_table *table, const char *name, ak42_error *er
         if (best ? isas[i].pays && !isas[i].pays(&features) : strcmp(name, isas[i].name) != 0) continue;
         if (isa_has(i, &features)) {
             isa_fill(i, table);
+            table->foresees = features.foresees;
             return AK42_STATUS_OK;
         }
         if (!best) {

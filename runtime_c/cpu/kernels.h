@@ -72,6 +72,7 @@ typedef struct gemm_args {
     bool accumulate;
     const uint8_t *next;           /* the panels that the thread reads after these, to ask for them in time; NULL: what lies behind */
     size_t next_panel_bytes;
+    bool foreseen;                 /* the processor asks for the panels' lines by itself: kernels do not */
 } gemm_args;
 /* From the end of panel p of the np that are read together from `panel` on to where p's place among the next np is. */
 static inline size_t gemm_jump(const gemm_args *a, uint32_t panel, uint32_t np, uint32_t p) {
@@ -106,6 +107,7 @@ typedef struct type_kernels {
     kernel_outliers *outliers_wide;          /* the same of kernel_table.outliers; NULL: panel16 serves as well */
     uint32_t wide_super_bytes;     /* bytes of an unpacked superblock */
     uint32_t wide_from;            /* rows from which unpacking pays; 0: more than nr */
+    bool in_order;                 /* for one token gemm reads a panel's lines nearly as they lie, which a processor can foresee */
 } type_kernels;
 
 /* Encodes n weights to the blocks of a type whose scales are searched for (Q2_K to Q6_K, IQ4_NL, IQ4_XS); false of another type. The
@@ -189,8 +191,8 @@ typedef void kernel_scale(float *out, const float *x, float factor, uint32_t n);
 /* Runs the instruction that the matrix kernels live on, n times over independent registers; returns the arithmetic operations done
  * (a multiply and an add are two). The result is written to sink so that nothing is removed. */
 typedef double kernel_peak(uint64_t n, float *sink);
-/* Sums size bytes (64-byte aligned, multiple of 4096). */
-typedef uint64_t kernel_read(const uint8_t *data, size_t size);
+/* Sums size bytes (64-byte aligned, multiple of 4096). foreseen: as in gemm_args. */
+typedef uint64_t kernel_read(const uint8_t *data, size_t size, bool foreseen);
 
 typedef struct kernel_table {
     const char *isa;               /* "reference", "generic", "avx2", "avx2_vnni", "avx512", "avx512_vnni", "avx512_vbmi",
@@ -208,6 +210,7 @@ typedef struct kernel_table {
     kernel_cap *cap;
     kernel_scale *scale;
     kernel_read *read;
+    bool foresees;                 /* cpu_features.foresees: products of one token with a type in_order are foreseen */
     kernel_peak *peak_f32, *peak_bf16, *peak_int8;      /* NULL where the ISA has no such instruction */
 } kernel_table;
 

@@ -41,7 +41,7 @@ static void run_read(void *argument, team *team) {
     for (int pass = 0; pass < READ_PASSES; pass++) {
         team_barrier(team);
         const double start = seconds_now();
-        atomic_fetch_add(&j->sink, j->kernels->read(j->data + begin, (size_t)(end - begin)));
+        atomic_fetch_add(&j->sink, j->kernels->read(j->data + begin, (size_t)(end - begin), j->kernels->foresees));
         team_barrier(team);
         const double seconds = seconds_now() - start;
         if (!team->thread && (!pass || seconds < j->seconds)) j->seconds = seconds;

@@ -85,7 +85,7 @@ typedef struct bench_gemm {
     kernel_gemm *gemm;
     uint8_t *weights;
     size_t bytes, tile_bytes;
-    kernel_read *read;
+    const kernel_table *table;
 } bench_gemm;
 
 /* Full tiles, everything in the second-level cache: 4 panels pass under 8 tiles. Counts operations. */
@@ -116,7 +116,7 @@ static volatile uint64_t bench_sink;
 static void *bench_pass(void *context) {
     bench_gemm *b = context;
     if (!b->gemm) {
-        bench_sink += b->read(b->weights, b->bytes);
+        bench_sink += b->table->read(b->weights, b->bytes, b->table->foresees);
         return NULL;
     }
     const uint32_t n = (uint32_t)(b->bytes / b->args.panel_bytes);
@@ -158,6 +158,7 @@ static void bench_streams(const kernel_table *table, const bench_gemm *b, const 
                 stream.parts[i].args.out = out[i];
                 stream.parts[i].args.ldo = 4096;
                 stream.parts[i].args.n_tokens = n;
+                stream.parts[i].args.foreseen = n == 1 && b->kernels->in_order && table->foresees;
             }
             outlier lists[TILE_TOKENS_MAX * OUTLIERS];
             table->pack[b->kernels->act]((uint8_t *)(uintptr_t)b->args.act, lists, x, BENCH_SUPERS * SUPER_K, n,
@@ -182,7 +183,7 @@ static void bench_matrix(const kernel_table *table, uint32_t row, uint8_t *memor
     if (!act || !x) exit(1);
     for (uint32_t i = 0; i < columns * TILE_TOKENS_MAX; i++) x[i] = (float)(i % 101) * 0.01f;
     const size_t panel_bytes = (size_t)type_panel_bytes(type_by_id(kernel_row_type(row)), group, columns);
-    bench_gemm b = {.kernels = k, .weights = memory, .read = table->read,
+    bench_gemm b = {.kernels = k, .weights = memory, .table = table,
                     .args = {.out = out, .ldo = 64, .panels = memory, .n_panels = 4, .act = act,
                              .n_super = BENCH_SUPERS,
                              .group_size = group, .panel_bytes = panel_bytes}};

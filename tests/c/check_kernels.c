@@ -332,7 +332,7 @@ static void check_together(const kernel_table *table, uint32_t row, const proble
     gemm_args args = {
         .out = values, .ldo = ldo, .panels = wide ? p->wide.data : p->panels.data, .panel_bytes = wide ? p->n_super * bytes : p->panel_bytes,
         .n_panels = n_panels, .act = act.data, .n_tokens = n, .n_super = p->n_super, .super_bytes = (uint32_t)bytes,
-        .group_size = p->group, .accumulate = accumulate};
+        .group_size = p->group, .accumulate = accumulate, .foreseen = rng() & 1};
     kernel_gemm *const gemm = wide ? k->gemm_wide : k->gemm;
     if (cut) {
         gemm_args first = args;
@@ -773,8 +773,8 @@ static void check_merge(const kernel_table *table, uint32_t head_dim) {
 static void check_read_and_peaks(const kernel_table *table, const kernel_table *generic) {
     guarded data = guarded_new(3 * 4096);
     for (uint32_t i = 0; i < 3 * 4096; i++) data.data[i] = (uint8_t)rng();
-    check(table->read(data.data, 3 * 4096) == generic->read(data.data, 3 * 4096), table->isa, "read", 0, 0, 0,
-          0);
+    const bool foreseen = rng() & 1;
+    check(table->read(data.data, 3 * 4096, foreseen) == generic->read(data.data, 3 * 4096, foreseen), table->isa, "read", 0, 0, 0, 0);
     guarded_free(&data);
     kernel_peak *const peaks[] = {table->peak_f32, table->peak_bf16, table->peak_int8};
     for (uint32_t i = 0; i < ARRAY_LEN(peaks); i++) {
