@@ -137,6 +137,7 @@ typedef struct kv_head {
     float *k_scale, *v_scale;
 } kv_head;
 
+/* ATTN_ROWS_MAX rows are whole tiles of 12 and of 6, which AVX-512 has. */
 enum { KV_BLOCK = 16, ATTN_CHUNK = 256, ATTN_ROWS_MAX = 48 };
 
 /* Writes one position: k and v are (head_dim). */
