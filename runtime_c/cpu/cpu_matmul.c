@@ -180,7 +180,7 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
                 .n_tokens = rows, .n_super = p.n_super, .super_bytes = p.super_bytes, .group_size = w->group_size,
                 .start = first ? sums + row * ld_sums : NULL, .ld_start = ld_sums, .accumulate = last && accumulate,
                 .next = n_rows > nr ? NULL : next.panels, .next_panel_bytes = next.panel_bytes,
-                .foreseen = n_rows == 1 && w->kernels->in_order && e->model->kernels.foresees,
+                .foreseen = kernel_foreseen(&e->model->kernels, w->kernels, n_rows),
             });
             if (last && act_is_q8(in->form.kind))
                 outliers(&(outliers_args){

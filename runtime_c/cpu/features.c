@@ -46,7 +46,8 @@ void cpu_features_get(cpu_features *features) {
 
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return;
     uint32_t last_subleaf = a;
-    features->foresees = made_by_amd();
+    const bool amd = made_by_amd();
+    features->foresees = amd;
     features->avx2 = ymm && fma && f16c && bit(b, 5);
     bool f = bit(b, 16), dq = bit(b, 17), bw = bit(b, 30), vl = bit(b, 31);
     features->avx512 = features->avx2 && zmm && f && dq && bw && vl;
@@ -55,7 +56,7 @@ void cpu_features_get(cpu_features *features) {
     if (last_subleaf < 1 || !__get_cpuid_count(7, 1, &a, &b, &c, &d)) return;
     features->avx_vnni = features->avx2 && bit(a, 4);
     features->avx512_bf16 = features->avx512 && bit(a, 5);
-    features->avx512_bf16_fast = features->avx512_bf16 && made_by_amd();
+    features->avx512_bf16_fast = features->avx512_bf16 && amd;
 }
 
 #elif defined(__aarch64__) && defined(__linux__)

@@ -55,7 +55,8 @@ AVX512_FN void float_tile(const gemm_args *args, uint32_t panel, int np, int n, 
             sum[p * n + t] = avx512_start(args, (size_t)t, panel + (size_t)p);
     for (size_t left = args->n_super * (SUPER_K / 2) * pair_bytes, bytes; left; left -= bytes) {
         size_t far[4];
-        AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far(left, gemm_jump(args, panel, (uint32_t)np, (uint32_t)p), args->foreseen);
+        AK42_UNROLL for (int p = 0; p < np; p++)
+            far[p] = ahead_far(left, gemm_jump(args, panel, (uint32_t)np, (uint32_t)p), args->foreseen);
         bytes = ahead_bytes(left);
         for (size_t i = 0; i < bytes; i += 2 * pair_bytes, w += 2 * pair_bytes, x += 4 * n) {
             float_pair(sum, w, args->panel_bytes, far, x, np, n, form);

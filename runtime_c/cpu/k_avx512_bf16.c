@@ -30,7 +30,8 @@ BF16_FN void bf16_tile(const gemm_args *args, uint32_t panel, int np, int n) {
             sum[p * n + t] = avx512_start(args, (size_t)t, panel + (size_t)p);
     for (size_t left = args->n_super * (SUPER_K * 32), bytes; left; left -= bytes) {
         size_t far[4];
-        AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far(left, gemm_jump(args, panel, (uint32_t)np, (uint32_t)p), args->foreseen);
+        AK42_UNROLL for (int p = 0; p < np; p++)
+            far[p] = ahead_far(left, gemm_jump(args, panel, (uint32_t)np, (uint32_t)p), args->foreseen);
         bytes = ahead_bytes(left);
         for (size_t i = 0; i < bytes; i += 128, w += 128, x += 8 * n)
             AK42_UNROLL for (int pair = 0; pair < 2; pair++) {

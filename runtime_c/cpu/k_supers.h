@@ -319,7 +319,7 @@ SUPERS_TYPE(q4_k, SUPERS_32_MIN, 36, q4_k, least_q4_k, mins_q4_k)
 SUPERS_TYPE(q5_k, SUPERS_32_MIN, 44, q4_k, least_q4_k, mins_q4_k)
 SUPERS_TYPE(q6_k, SUPERS_16, 53, q6_k, NULL, NULL)
 
-#define SUPERS_ROW(row, name, form, order)                                                                                          \
+#define SUPERS_ROW(row, name, form, order)                                                                                   \
     table->types[row] = (type_kernels){.act = ACT_Q8_SUPER, .nr = BLOCKS_NR, .gemm = super_gemm_##name, .unpack = super_unpack_##name, \
                                        .gemm_wide = wide_##form, .outliers_wide = outliers_##form,                           \
                                        .wide_super_bytes = (uint32_t)supers_bytes(form) / SUPERS_UNITS,                      \

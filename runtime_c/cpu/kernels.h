@@ -72,7 +72,7 @@ typedef struct gemm_args {
     bool accumulate;
     const uint8_t *next;           /* the panels that the thread reads after these, to ask for them in time; NULL: what lies behind */
     size_t next_panel_bytes;
-    bool foreseen;                 /* the processor asks for the panels' lines by itself: kernels do not */
+    bool foreseen;                 /* kernel_foreseen: kernels do not ask for the panels' lines */
 } gemm_args;
 /* From the end of panel p of the np that are read together from `panel` on to where p's place among the next np is. */
 static inline size_t gemm_jump(const gemm_args *a, uint32_t panel, uint32_t np, uint32_t p) {
@@ -211,9 +211,14 @@ typedef struct kernel_table {
     kernel_cap *cap;
     kernel_scale *scale;
     kernel_read *read;
-    bool foresees;                 /* cpu_features.foresees: products of one token with a type in_order are foreseen */
+    bool foresees;                 /* cpu_features.foresees */
     kernel_peak *peak_f32, *peak_bf16, *peak_int8;      /* NULL where the ISA has no such instruction */
 } kernel_table;
+
+/* Whether the processor asks for the panels of a product with n_rows rows better by itself. */
+static inline bool kernel_foreseen(const kernel_table *table, const type_kernels *type, uint32_t n_rows) {
+    return n_rows == 1 && type->in_order && table->foresees;
+}
 
 /* Fills the table for an ISA by name (NULL or "auto": the best that this machine has). ARG for an unknown name, listing the known
  * ones; DEVICE for one that this machine lacks. "reference" is plain C with exact f32 activations and weights for every type;

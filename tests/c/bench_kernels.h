@@ -158,7 +158,7 @@ static void bench_streams(const kernel_table *table, const bench_gemm *b, const 
                 stream.parts[i].args.out = out[i];
                 stream.parts[i].args.ldo = 4096;
                 stream.parts[i].args.n_tokens = n;
-                stream.parts[i].args.foreseen = n == 1 && b->kernels->in_order && table->foresees;
+                stream.parts[i].args.foreseen = kernel_foreseen(table, b->kernels, n);
             }
             outlier lists[TILE_TOKENS_MAX * OUTLIERS];
             table->pack[b->kernels->act]((uint8_t *)(uintptr_t)b->args.act, lists, x, BENCH_SUPERS * SUPER_K, n,
