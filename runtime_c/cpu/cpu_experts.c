@@ -58,17 +58,17 @@ static void sort_routes(const exec *e) {
 
 /* ---- one after another ---- */
 
-typedef struct share {
+typedef struct expert_rows {
     const uint32_t *routes;            /* (n) */
     uint32_t n;
-} share;
+} expert_rows;
 
-static share share_of(const exec *e, uint32_t expert) {
+static expert_rows rows_of_expert(const exec *e, uint32_t expert) {
     const uint32_t begin = e->ws->expert_begin[expert];
-    return (share){e->ws->expert_routes + begin, e->ws->expert_begin[expert + 1] - begin};
+    return (expert_rows){e->ws->expert_routes + begin, e->ws->expert_begin[expert + 1] - begin};
 }
 
-static void gather(exec *e, share s) {
+static void gather(exec *e, expert_rows s) {
     const model_config *c = &e->model->config;
     uint32_t begin, end;
     rows_of_thread(e, s.n, &begin, &end);
@@ -77,7 +77,7 @@ static void gather(exec *e, share s) {
     team_barrier(e->team);
 }
 
-static void scatter(exec *e, buffer y, share s) {
+static void scatter(exec *e, buffer y, expert_rows s) {
     const model_config *c = &e->model->config;
     uint32_t begin, end;
     rows_of_thread(e, s.n, &begin, &end);
@@ -89,7 +89,7 @@ static void scatter(exec *e, buffer y, share s) {
 }
 
 /* Its rows as if they were the whole pass. */
-static void run_expert(exec *e, buffer y, const expert *expert, share s) {
+static void run_expert(exec *e, buffer y, const expert *expert, expert_rows s) {
     const batch rows = {.n_rows = s.n};
     exec part = *e;
     part.batch = &rows;
@@ -121,7 +121,7 @@ void cpu_experts(exec *e, buffer y, const layer *layer, buffer x, const float *n
     if (!e->team->thread) sort_routes(e);
     team_barrier(e->team);
     for (uint32_t i = 0; i < c->n_experts; i++) {
-        const share s = share_of(e, i);
+        const expert_rows s = rows_of_expert(e, i);
         if (s.n) run_expert(e, y, &layer->experts[i], s);
     }
     team_barrier(e->team);

@@ -111,9 +111,13 @@ uint32_t group_panels(const matrix *w) {
 static uint32_t wide_supers(const matrix *w) { return w->kernels->outliers_wide ? w->n_super : part_supers(w); }
 static size_t wide_panel_bytes(const matrix *w) { return (size_t)wide_supers(w) * w->kernels->wide_super_bytes; }
 
+/* A row of thread_area.sums: few rows may be longer. */
+static size_t sums_ld(const exec *e, const matrix *w, uint32_t n_rows) {
+    return n_rows > w->kernels->nr ? SUMS_LD : e->ws->max_rows / n_rows * SUMS_LD;
+}
 /* Panels at a time where the results go through thread_area.sums. */
-static uint32_t step_panels(const matrix *w, uint32_t n_rows) {
-    return n_rows > w->kernels->nr ? group_panels(w) : GROUP_PANELS_MAX;
+static uint32_t step_panels(const exec *e, const matrix *w, uint32_t n_rows) {
+    return n_rows > w->kernels->nr ? group_panels(w) : (uint32_t)(sums_ld(e, w, n_rows) / PANEL_ROWS / 2 * 2);
 }
 
 size_t group_wide_bytes(const matrix *w) {
@@ -197,58 +201,18 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
 
 /* ---- shares ---- */
 
-/* The panels of a product are drawn by the threads in pieces, [begin, end), large ones first and ever smaller ones, so that all end
- * together. Every thread walks the same list; its first piece is the one of its own number. Where weights are read once, a piece is drawn
- * before the one before it is done, so that it can be asked for in time. */
-typedef struct share {
-    uint32_t n_panels, least;
-    bool early;
-    uint32_t n_walked, walked;         /* pieces of the list, and their panels */
-    uint32_t begin, end;
-    uint32_t next, next_end;           /* the piece after this; n_panels: none, or, where it is not early, not yet known */
-} share;
-
-/* Walks on to piece `index`, which becomes the next. */
-static void share_walk(const exec *e, share *s, uint32_t index) {
-    uint32_t begin = s->n_panels;
-    for (; s->walked < s->n_panels && s->n_walked <= index; s->n_walked++) {
-        const uint32_t left = s->n_panels - s->walked, size = left / (2 * e->team->n_threads) / s->least * s->least;
-        begin = s->walked;
-        s->walked += size ? size : left < s->least ? left : s->least;
-    }
-    const bool found = s->n_walked > index;
-    s->next = found ? begin : s->n_panels;
-    s->next_end = found ? s->walked : s->n_panels;
-}
-
 /* least: a group, or what is read in a few microseconds; even, because kernels take panels in pairs. */
 static share share_of(const exec *e, const matrix *w, uint32_t n_panels, uint32_t n_rows) {
-    const bool many = n_rows > w->kernels->nr;
-    const uint64_t panels = many ? group_panels(w) : SHARE_BYTES / w->panel_bytes / 2 * 2;
-    share s = {.n_panels = n_panels, .least = panels < 2 ? 2 : (uint32_t)panels, .early = !many};
-    share_walk(e, &s, e->team->thread);
-    return s;
-}
-
-/* Goes on to the next piece that is this thread's; false where none is left. */
-static bool share_draw(exec *e, share *s) {
-    const uint32_t others = e->team->n_threads;
-    if (!s->early && s->end) share_walk(e, s, others + team_next(e->team, s->n_panels));
-    s->begin = s->next;
-    s->end = s->next_end;
-    if (s->begin == s->n_panels) return false;
-    if (s->early) share_walk(e, s, others + team_next(e->team, s->n_panels));
-    else s->next = s->n_panels;
-    return true;
+    const uint64_t panels = n_rows > w->kernels->nr ? group_panels(w) : SHARE_BYTES / w->panel_bytes / 2 * 2;
+    return share_open(e->ws->hands, e->team, area_of(e)->product, n_panels, panels < 2 ? 2 : (uint32_t)panels);
 }
 
 /* A product begins, for this thread, at `at`; returns where the one after it will, by what the pass before did. */
 static place product_begins(const exec *e, place at) {
     thread_area *area = area_of(e);
-    const uint32_t n = e->ws->n_products;
+    const uint32_t n = e->ws->n_products, i = area->product++;
     if (!n) return (place){NULL, 0};
-    const uint32_t i = area->product++ % n;
-    area->starts[i] = at;
+    area->starts[i % n] = at;
     return area->starts[(i + 1) % n];
 }
 
@@ -284,7 +248,7 @@ static void run_products(exec *e, const product *products, uint32_t n, uint32_t 
     for (uint32_t i = 0; i < n; i++) n_panels += products[i].w->n_panels;
     share s = share_of(e, products->w, n_panels, n_rows);
     const place after = product_begins(e, products_place(products, n, s.next, (place){NULL, 0}));
-    while (share_draw(e, &s)) {
+    while (share_draw(&s)) {
         uint32_t first = 0;                        /* the panel of the list at which products[i] begins */
         for (uint32_t i = 0; i < n; first += products[i++].w->n_panels) {
             const uint32_t last = first + products[i].w->n_panels;
@@ -322,17 +286,17 @@ void cpu_norm_gate_up(exec *e, buffer out, const matrix *w1, const matrix *w3, b
     input in = {.x = e->ws->buffers[x], .ldx = e->ws->ld[x], .n_rows = n_rows, .columns = w1->columns, .norm = norm};
     pack_input(e, &in, both, 2);
     const packed *in1 = packed_for(&in, w1), *in3 = packed_for(&in, w3);
-    const uint32_t step1 = step_panels(w1, n_rows), step3 = step_panels(w3, n_rows), step = step1 < step3 ? step1 : step3;
+    const uint32_t step1 = step_panels(e, w1, n_rows), step3 = step_panels(e, w3, n_rows), step = step1 < step3 ? step1 : step3;
 
     share s = share_of(e, w1, w1->n_panels, n_rows);
     const place after = product_begins(e, place_of(w1, s.next));
-    while (share_draw(e, &s)) {
+    while (share_draw(&s)) {
         for (uint32_t panel = s.begin; panel < s.end; panel += step) {
             const uint32_t n_panels = s.end - panel < step ? s.end - panel : step;
             const uint32_t next = panel + n_panels < s.end ? panel + n_panels : s.next;
             float *gate = buffer_row(e, out, 0) + (size_t)panel * PANEL_ROWS;
             multiply(e, w1, in1, panel, n_panels, n_rows, gate, e->ws->ld[out], false, NULL, 0, place_of(w3, panel));
-            multiply(e, w3, in3, panel, n_panels, n_rows, area->sums, SUMS_LD, false, gate, e->ws->ld[out],
+            multiply(e, w3, in3, panel, n_panels, n_rows, area->sums, sums_ld(e, w3, n_rows), false, gate, e->ws->ld[out],
                      next < w1->n_panels ? place_of(w1, next) : after);
         }
     }
@@ -381,24 +345,25 @@ void cpu_logits(exec *e, const matrix *head, buffer x, const float *norm) {
     input in = {.x = e->ws->buffers[x], .ldx = e->ws->ld[x], .n_rows = n_rows, .columns = head->columns, .norm = norm};
     pack_input(e, &in, &head, 1);
     const packed *p = packed_for(&in, head);
-    const uint32_t step = step_panels(head, n_rows);
+    const uint32_t step = step_panels(e, head, n_rows);
+    const size_t ld_sums = sums_ld(e, head, n_rows);
     share s = share_of(e, head, head->n_panels, n_rows);
     const place after = product_begins(e, place_of(head, s.next));
-    while (share_draw(e, &s)) {
+    while (share_draw(&s)) {
         for (uint32_t panel = s.begin; panel < s.end; panel += step) {
             const uint32_t n_panels = s.end - panel < step ? s.end - panel : step;
             const uint32_t first = panel * PANEL_ROWS;
             const uint32_t width = head->rows - first < n_panels * PANEL_ROWS ? head->rows - first : n_panels * PANEL_ROWS;
             const float *found = area->sums;
             const uint32_t next = panel + n_panels < s.end ? panel + n_panels : s.next;
-            multiply(e, head, p, panel, n_panels, n_rows, area->sums, SUMS_LD, false, NULL, 0,
+            multiply(e, head, p, panel, n_panels, n_rows, area->sums, ld_sums, false, NULL, 0,
                      next < head->n_panels ? place_of(head, next) : after);
             for (uint32_t row = 0; row < b->n_rows; row++) {
                 if (!b->logits[row]) continue;
                 float *logits = b->logits[row] + first;
                 if (!copy_finite(logits, found, width)) note_nonfinite(e->ws, row);
                 if (scaled) e->model->kernels.cap(logits, logits, c->logit_scale, c->final_softcap, width);
-                found += SUMS_LD;
+                found += ld_sums;
             }
         }
     }

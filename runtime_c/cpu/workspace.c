@@ -125,6 +125,7 @@ static void lay_out(workspace *ws, arena *a, const needs *n, uint32_t n_threads)
     ws->partial = arena_take(a, ws->partial_floats * sizeof(float));
     thread_area *areas = arena_take(a, n_threads * sizeof(thread_area));
     ws->areas = areas;
+    ws->hands = arena_take(a, n_threads * sizeof(hand));
     ws->n_products = c->n_experts ? 0 : 4 * c->n_layers + 1;
     for (uint32_t t = 0; t < n_threads; t++) {
         thread_area area;
@@ -227,6 +228,7 @@ static void pass_run(void *argument, team *team) {
         ws->cancel_user = p->cancel_user;
         atomic_store_explicit(&ws->stop_layer, UINT32_MAX, memory_order_relaxed);
         atomic_store_explicit(&ws->nonfinite_row, INT64_MAX, memory_order_relaxed);
+        shares_reset(ws->hands, team->n_threads);
     }
     team_barrier(team);
     run_pass(ws, team);

@@ -5,6 +5,7 @@
 
 #include "../core/ops.h"
 #include "../core/session.h"
+#include "shares.h"
 
 enum {
     MATRICES_MAX = 3,                  /* that share one input */
@@ -35,7 +36,7 @@ typedef struct thread_area {
     float *sums;                       /* (max_rows, SUMS_LD): products of a group that have not yet a place in a buffer */
     uint8_t *wide;                     /* a group of panels, unpacked, or a part of it */
     place *starts;                     /* (n_products): where this thread began each product, in the pass before or in this one */
-    uint32_t product;                  /* the next one of this pass */
+    uint32_t product;                  /* which is next in this pass */
     uint32_t n_parts;                  /* of groups of panels that many tiles have passed over */
 } thread_area;
 
@@ -62,6 +63,7 @@ struct workspace {
     uint8_t *act[MATRICES_MAX];        /* packed tiles of all rows, by form */
     outlier *outliers;                 /* (max_rows, OUTLIERS); the same for every form */
     thread_area *areas;                /* (n_threads) */
+    hand *hands;                       /* (n_threads) */
     uint32_t n_products;               /* of a pass; 0 where experts make it another number each time */
     attn_tile *tiles;                  /* (max_rows) */
     uint32_t n_tiles;

@@ -1,6 +1,6 @@
 /* check_threads.c: the pool's promises (every index once, memory seen across barriers, one run at a time,
- * fork, floating-point modes) on random runs, oversubscribed too, and the count of threads on faked
- * machines. Meant to be run plain and under -fsanitize=thread. `check_threads [SECTIONS]`; `check_threads
+ * fork, floating-point modes) on random runs, oversubscribed too, that hands deal every panel once, and the count of threads on
+ * faked machines. Meant to be run plain and under -fsanitize=thread. `check_threads [SECTIONS]`; `check_threads
  * --bench` prints latencies. */
 #include <fenv.h>
 #include <pthread.h>
@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "../../runtime_c/cpu/cpus.h"
+#include "../../runtime_c/cpu/shares.h"
 #include "../../runtime_c/cpu/threads.h"
 
 #if defined(__SANITIZE_THREAD__)
@@ -105,6 +106,65 @@ static void test_random(uint32_t n_threads, uint32_t n_sections) {
         if (rng() % 64 == 0) nap_us(200);      /* the workers fall asleep now and then */
     }
     free(s);
+    pool_free(p);
+    check(ok, what);
+}
+
+/* ---- panels from hands ---- */
+
+enum { PANELS_MAX = 200, PRODUCTS = 24 };
+
+typedef struct deal {
+    hand hands[THREADS_TESTED];
+    uint32_t n_panels[PRODUCTS], least[PRODUCTS];
+    uint8_t drawn[PRODUCTS][PANELS_MAX];       /* times each panel was drawn; plain, as in script */
+    uint32_t n_odd[THREADS_TESTED];            /* pieces that are no multiple of least, or lie beyond the end */
+    uint32_t n_astray[THREADS_TESTED];         /* pieces of the own slice that did not begin where the one before said */
+    uint32_t dawdler;                          /* a thread that comes late to every product */
+} deal;
+
+static void draw_all(void *argument, team *t) {
+    deal *d = argument;
+    if (!t->thread) shares_reset(d->hands, t->n_threads);
+    team_barrier(t);
+    for (uint32_t i = 0; i < PRODUCTS; i++) {
+        share s = share_open(d->hands, t, i, d->n_panels[i], d->least[i]);
+        if (t->thread == d->dawdler && i % 8 == 0) nap_us(100);
+        for (uint32_t n_drawn = 0, next = s.next; share_draw(&s); next = s.next) {
+            if (s.begin >= s.end || s.end > d->n_panels[i] || s.begin % d->least[i]) d->n_odd[t->thread]++;
+            if (s.end % d->least[i] && s.end != d->n_panels[i]) d->n_odd[t->thread]++;
+            if (t->n_threads == 1 && s.begin != (n_drawn ? next : 0)) d->n_astray[t->thread]++;
+            for (uint32_t panel = s.begin; panel < s.end; panel++) d->drawn[i][panel]++;
+            n_drawn += s.end - s.begin;
+        }
+        team_barrier(t);
+    }
+}
+
+static void test_shares(uint32_t n_threads, uint32_t n_runs) {
+    char what[64];
+    snprintf(what, sizeof what, "every panel once on %u threads", n_threads);
+    pool *p = NULL;
+    deal *d = malloc(sizeof *d);
+    if (!d || pool_new(&p, n_threads, NULL)) {
+        free(d);
+        check(false, what);
+        return;
+    }
+    bool ok = true;
+    for (uint32_t run = 0; run < n_runs; run++) {
+        memset(d, 0, sizeof *d);
+        d->dawdler = rng() % 2 ? rng() % n_threads : n_threads;
+        for (uint32_t i = 0; i < PRODUCTS; i++) {
+            d->n_panels[i] = rng() % (rng() % 2 ? PANELS_MAX + 1 : 2 * THREADS_TESTED);
+            d->least[i] = 2 + rng() % 4 * 2;
+        }
+        pool_run(p, draw_all, d);
+        for (uint32_t i = 0; i < PRODUCTS; i++)
+            for (uint32_t k = 0; k < d->n_panels[i]; k++) ok &= d->drawn[i][k] == 1;
+        for (uint32_t i = 0; i < n_threads; i++) ok &= !d->n_odd[i] && !d->n_astray[i];
+    }
+    free(d);
     pool_free(p);
     check(ok, what);
 }
@@ -365,6 +425,7 @@ int main(int argc, char **argv) {
     test_random(2, n_sections);
     test_random(3, n_sections / 10);
     test_random(THREADS_TESTED, n_sections / 20);
+    for (uint32_t n = 1; n <= THREADS_TESTED; n += n < 3 ? 1 : 3) test_shares(n, n_sections / 40);
     test_callers();
     test_modes();
     test_fork();
