@@ -8,6 +8,7 @@
 
 #define BLOCKS_TARGET AK42_TARGET(AVX512_TARGET ",avx512vnni,avx512vbmi")
 #define BLOCKS_NR 8
+#define BLOCKS_STRAIGHT 8
 #define BLOCKS_WIDE_FROM 24
 #define BLOCKS_VNNI 1
 #define BLOCKS_LOOKUP_ANY 1

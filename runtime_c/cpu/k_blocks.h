@@ -1,7 +1,8 @@
 /* k_blocks.h: matrix products on the types of core/blocks.h and ACT_Q8 tiles: a body that ISA files include, each with its own vectors.
- * Every type is first spread to a "wide" unit of 64 columns: f32 scales, f32 mins, codes as bytes; one multiply then serves all types of
- * a form. For few tokens a piece of a panel is spread into the first-level cache on its way, for many tokens whole panels are spread
- * once (unpack): the same arithmetic on the same numbers, so the same bits. Before the #include a file defines
+ * For many tokens panels are first spread (unpack) to "wide" units of 64 columns: f32 scales, f32 mins, codes as bytes; one multiply then
+ * serves all types of a form. One or two tokens, and all of a tile where registers suffice, are multiplied straight from the blocks; else a
+ * piece of a panel is spread into the first-level cache on its way. It is the same arithmetic on the same numbers, so the bits are the same.
+ * Before the #include a file defines
  *     BLOCKS_TARGET         the target of every function
  *     BLOCKS_NR             tokens of a full tile
  *     BLOCKS_PANELS         panels that a tile of 2 or more tokens takes at once, 1 or 2
@@ -12,6 +13,7 @@
  *     BLOCKS_SIGNED         1: w_dot's w are i8; FORM_32's codes are then kept less 128
  *     BLOCKS_ROWS           16, or rows of a part of a panel, which is then worked through part by part
  *     BLOCKS_TILE           a file that defines multiply_tile, where BLOCKS_ROWS is not 16 or the ISA has better than w_dot
+ *     BLOCKS_STRAIGHT       the most tokens that are multiplied straight: 8, or as if it were 2
  *     BLOCKS_LOOKUP_ANY     1: w_lookup looks at the lowest 4 bits of a byte, whatever the others are
  *     BLOCKS_TYPES(TYPE)    those of BLOCKS_PLAIN, BLOCKS_SUPERS and BLOCKS_LOOKUPS that it wants, instead of all
  * It defines blocks_fill, which sets the rows of these types. No dispatch, no state.
@@ -30,6 +32,9 @@
 #endif
 #if !defined(BLOCKS_ROWS)
 #define BLOCKS_ROWS 16
+#endif
+#if !defined(BLOCKS_STRAIGHT)
+#define BLOCKS_STRAIGHT 2
 #endif
 #if !defined(BLOCKS_LOOKUP_ANY)
 #define BLOCKS_LOOKUP_ANY 0
@@ -295,25 +300,25 @@ BLOCKS_FN void put_totals(const gemm_args *a, const floats *total, uint32_t pane
             }
 }
 
-/* The products of a part of a panel's units with m tokens, 1 or 2, straight from a superblock: multiply_units' arithmetic, without the
- * detour through memory, which would be most of the work where tokens are few. All dots of a unit go on side by side, as each waits for
- * its last. */
+/* The products of a part of a superblock with m tokens from `first` on of a tile of n, straight from its bytes: multiply_units'
+ * arithmetic, without the detour through memory, which would be most of the work where tokens are few. All dots of a unit go on side by
+ * side, as each waits for its last. */
 BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], const float (*sums)[BLOCKS_NR], const uint8_t *super,
-                              size_t far, const uint8_t *act, uint32_t n_units, uint32_t n, int m, blocks_kind kind) {
+                              size_t far, const uint8_t *act, uint32_t n_units, int first, int m, int n, blocks_kind kind) {
     const int quads = form_group(kind.form) / 4, groups = form_groups(kind.form);
     AK42_UNROLL for (int u = 0; u < kind.units; u++) {
         if (kind.units == 2 && (uint32_t)u >= n_units) break;
-        const uint8_t *blocks[2] = {act + (size_t)(2 * u) * n * ACT_Q8_BLOCK_BYTES, act + (size_t)(2 * u + 1) * n * ACT_Q8_BLOCK_BYTES};
-        words dot[4][2];
+        const uint8_t *blocks[2] = {act + 2 * u * n * ACT_Q8_BLOCK_BYTES, act + (2 * u + 1) * n * ACT_Q8_BLOCK_BYTES};
+        words dot[4][BLOCKS_STRAIGHT];
         AK42_UNROLL for (int g = 0; g < groups; g++)
-            AK42_UNROLL for (int t = 0; t < m; t++) dot[g][t] = w_set1((uint32_t)dots[u * groups + g][t]);
+            AK42_UNROLL for (int t = 0; t < m; t++) dot[g][t] = w_set1((uint32_t)dots[u * groups + g][first + t]);
         AK42_UNROLL for (int j = 0; j < 8; j++) {
             if (BLOCKS_PARTS == 1) ask_share(super, far, u * 8 + j, kind.units * 8, kind);
             AK42_UNROLL for (int b = 0; b < 2; b++) {
                 const words w = b && kind.upper ? kind.upper(super, u, b, j) : kind.codes(super, u, b, j);
                 const int g = (b * 8 + j) / quads;
                 AK42_UNROLL for (int t = 0; t < m; t++)
-                    dot[g][t] = w_dot(dot[g][t], w, w_set1(blocks_word(blocks[b] + t * ACT_BLOCK + j * 4)), kind.form == FORM_32);
+                    dot[g][t] = w_dot(dot[g][t], w, w_set1(blocks_word(blocks[b] + (first + t) * ACT_BLOCK + j * 4)), kind.form == FORM_32);
             }
         }
         AK42_UNROLL for (int g = 0; g < groups; g++) {
@@ -324,49 +329,65 @@ BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], con
             const floats min = form_has_mins(kind.form) ? kind.min(super, u, g) : bias;
             AK42_UNROLL for (int t = 0; t < m; t++) {
                 floats part = f_fma(f_cast(dot[g][t]), scale, bias);
-                if (form_has_mins(kind.form)) part = f_fma(min, f_set1(sums[u * groups + g][t]), part);
-                sum[t] = f_fma(part, f_set1(blocks_float(d + t * 4)), sum[t]);
+                if (form_has_mins(kind.form)) part = f_fma(min, f_set1(sums[u * groups + g][first + t]), part);
+                sum[t] = f_fma(part, f_set1(blocks_float(d + (first + t) * 4)), sum[t]);
             }
         }
     }
 }
 
-/* Units [begin, end) of a panel, all tokens of a tile of m, 1 or 2. */
+/* Units [begin, end) of a panel, all tokens of a tile of n, whose sums stay in registers. */
 BLOCKS_FN void multiply_few(floats *total, const blocks_start *start, const gemm_args *a, uint32_t panel, const uint8_t *act,
-                            uint32_t begin, uint32_t end, int m, blocks_kind kind) {
+                            uint32_t begin, uint32_t end, int n, blocks_kind kind) {
     const uint32_t units = (uint32_t)kind.units, groups = (uint32_t)form_groups(kind.form);
     const uint8_t *super = a->panels + panel * a->panel_bytes + (size_t)(begin / units) * kind.super_bytes;
     const panel_end behind = end_of(a, panel, 1, 0);
-    floats sum[2];                     /* a whole panel's */
-    AK42_UNROLL for (int t = 0; t < m && BLOCKS_PARTS == 1; t++) sum[t] = total[t];
-    for (uint32_t u = begin; u < end; u += units, act += units * 2 * (size_t)m * ACT_Q8_BLOCK_BYTES, super += kind.super_bytes) {
+    floats sum[BLOCKS_STRAIGHT];       /* a whole panel's */
+    AK42_UNROLL for (int t = 0; t < n && BLOCKS_PARTS == 1; t++) sum[t] = total[t];
+    for (uint32_t u = begin; u < end; u += units, act += units * 2 * (size_t)n * ACT_Q8_BLOCK_BYTES, super += kind.super_bytes) {
         const int32_t (*dots)[BLOCKS_NR] = start->dot + (u - begin) * groups;
         const float (*sums)[BLOCKS_NR] = start->s + (u - begin) * groups;
         const size_t far = far_of(super, behind);
         if (BLOCKS_PARTS == 1) {
-            multiply_super(sum, dots, sums, super, far, act, end - u, (uint32_t)m, m, kind);
+            multiply_super(sum, dots, sums, super, far, act, end - u, 0, n, n, kind);
             continue;
         }
         ask_units(super, 0, units, behind, kind);
         for (int part = 0; part < BLOCKS_PARTS; part++) {
-            floats *at = total + part, those[2];
-            AK42_UNROLL for (int t = 0; t < m; t++) those[t] = at[t * BLOCKS_PARTS];
-            multiply_super(those, dots, sums, super + part * PART_BYTES, far, act, end - u, (uint32_t)m, m, kind);
-            AK42_UNROLL for (int t = 0; t < m; t++) at[t * BLOCKS_PARTS] = those[t];
+            floats *at = total + part, those[BLOCKS_STRAIGHT];
+            AK42_UNROLL for (int t = 0; t < n; t++) those[t] = at[t * BLOCKS_PARTS];
+            multiply_super(those, dots, sums, super + part * PART_BYTES, far, act, end - u, 0, n, n, kind);
+            AK42_UNROLL for (int t = 0; t < n; t++) at[t * BLOCKS_PARTS] = those[t];
         }
     }
-    AK42_UNROLL for (int t = 0; t < m && BLOCKS_PARTS == 1; t++) total[t] = sum[t];
+    AK42_UNROLL for (int t = 0; t < n && BLOCKS_PARTS == 1; t++) total[t] = sum[t];
+}
+/* The same for any number of tokens, in fours, twos and ones; not where a panel has parts. */
+BLOCKS_FN void multiply_some(floats *total, const blocks_start *start, const gemm_args *a, uint32_t panel, const uint8_t *act,
+                             uint32_t begin, uint32_t end, blocks_kind kind) {
+    const uint32_t units = (uint32_t)kind.units, groups = (uint32_t)form_groups(kind.form);
+    const uint8_t *super = a->panels + panel * a->panel_bytes + (size_t)(begin / units) * kind.super_bytes;
+    const panel_end behind = end_of(a, panel, 1, 0);
+    const int n = (int)a->n_tokens;
+    for (uint32_t u = begin; u < end; u += units, act += units * 2 * (size_t)n * ACT_Q8_BLOCK_BYTES, super += kind.super_bytes) {
+        const int32_t (*dots)[BLOCKS_NR] = start->dot + (u - begin) * groups;
+        const float (*sums)[BLOCKS_NR] = start->s + (u - begin) * groups;
+        size_t far = far_of(super, behind);
+        int t = 0;
+        for (; t + 4 <= n; t += 4, far = 0) multiply_super(total + t, dots, sums, super, far, act, end - u, t, 4, n, kind);
+        for (; t + 2 <= n; t += 2, far = 0) multiply_super(total + t, dots, sums, super, far, act, end - u, t, 2, n, kind);
+        if (t < n) multiply_super(total + t, dots, sums, super, far, act, end - u, t, 1, n, kind);
+    }
 }
 
 /* The panels are a type's, or, where kind.codes is NULL, spread already. */
 BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
-    _Alignas(64) uint8_t buffer[BLOCKS_PANELS * NARROW_UNITS * FORM_BYTES_MAX];
     blocks_start start;
     const bool wide = !kind.codes;
     const size_t unit_bytes = form_bytes(kind.form), token_bytes = 2 * ACT_Q8_BLOCK_BYTES;
     uint32_t prepared = UINT32_MAX;
     for (uint32_t panel = 0; panel < a->n_panels;) {
-        const int np = a->n_panels - panel >= BLOCKS_PANELS && (wide || a->n_tokens > 2) ? BLOCKS_PANELS : 1;
+        const int np = a->n_panels - panel >= BLOCKS_PANELS && (wide || a->n_tokens > BLOCKS_STRAIGHT) ? BLOCKS_PANELS : 1;
         floats total[BLOCKS_PANELS * BLOCKS_NR * BLOCKS_PARTS];        /* (np, n_tokens, parts) */
         open_totals(total, a, panel, np);
         for (uint32_t begin = 0; begin < a->n_super; begin += START_UNITS) {
@@ -381,7 +402,17 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
                 multiply_few(total, &start, a, panel, act, begin, end, 1, kind);
             } else if (a->n_tokens == 2) {
                 multiply_few(total, &start, a, panel, act, begin, end, 2, kind);
+#if BLOCKS_STRAIGHT == 8
+            } else if (a->n_tokens == 4) {
+                multiply_few(total, &start, a, panel, act, begin, end, 4, kind);
+            } else if (a->n_tokens == 8) {
+                multiply_few(total, &start, a, panel, act, begin, end, 8, kind);
             } else {
+                multiply_some(total, &start, a, panel, act, begin, end, kind);
+            }
+#else
+            } else {
+                _Alignas(64) uint8_t buffer[BLOCKS_PANELS * NARROW_UNITS * FORM_BYTES_MAX];
                 for (uint32_t u = begin; u < end; u += NARROW_UNITS) {
                     const uint32_t n = end - u < NARROW_UNITS ? end - u : NARROW_UNITS;
                     for (int p = 0; p < np; p++) {
@@ -393,6 +424,7 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
                                   act + (u - begin) * token_bytes * a->n_tokens, n, a->n_tokens, np, kind.form);
                 }
             }
+#endif
         }
         put_totals(a, total, panel, np);
         panel += (uint32_t)np;

@@ -48,7 +48,7 @@ SUPERS_FN size_t supers_codes_at(supers_form form) {
     return supers_mins(form) ? supers_pairs_at(form) + (size_t)supers_groups(form) * 32 : supers_least_at(form);
 }
 SUPERS_FN size_t supers_bytes(supers_form form) { return supers_codes_at(form) + SUPERS_QUADS * 64; }
-enum { SUPERS_BYTES_MAX = 16 * 64 + 64 + 64 + 8 * 64 + SUPERS_QUADS * 64 };
+enum { SUPERS_FEW = 8 };                   /* tokens that a superblock is multiplied with straight */
 
 /* Where T starts: the numbers' sum, and the mins', times -M. */
 SUPERS_FN floats supers_start(const uint8_t *super, floats whole, supers_kind kind) {
@@ -168,70 +168,76 @@ static supers_tile_fn *const supers_tiles[][2][BLOCKS_NR] = {
 };
 _Static_assert(BLOCKS_NR == 8, "tiles of 1 to 8 tokens");
 
-/* total[t] += the product of a superblock with m tokens, 1 or 2, straight from its bytes: supers_multiply's arithmetic, without the
- * detour through memory. All dots of 64 columns go on side by side, as each waits for its last. */
-SUPERS_FN void supers_direct(floats *total, const uint8_t *super, size_t far, const uint8_t *act, int m, supers_kind kind) {
-    const int groups = supers_groups(kind.form), quads = SUPERS_QUADS / groups, of_unit = groups / SUPERS_UNITS;
+/* total[t] += the product of a superblock with m tokens from `first` on of a tile of n, straight from its bytes: supers_multiply's
+ * arithmetic, without the detour through memory. The dots of two blocks, or of one where their sums would not fit into the registers, go on
+ * side by side, as each waits for its last. */
+SUPERS_FN void supers_direct(floats *total, const uint8_t *super, size_t far, const uint8_t *act, int first, int m, int n,
+                             supers_kind kind) {
+    const int groups = supers_groups(kind.form), quads = SUPERS_QUADS / groups, together = groups * m > 64 ? 1 : 2;
+    const int n_steps = SUPERS_COLUMNS / ACT_BLOCK / together, of_step = groups / n_steps, n_lines = (int)kind.bytes / CACHE_LINE;
     const floats whole = kind.whole(super), start = supers_start(super, whole, kind);
-    floats scaled[2];
+    floats scaled[SUPERS_FEW];
     AK42_UNROLL for (int t = 0; t < m; t++) scaled[t] = start;
-    AK42_UNROLL for (int u = 0; u < SUPERS_UNITS; u++) {
-        words dot[4][2];
-        AK42_UNROLL for (int g = 0; g < of_unit; g++)
+    AK42_UNROLL for (int step = 0; step < n_steps; step++) {
+        words dot[4][SUPERS_FEW];
+        AK42_UNROLL for (int g = 0; g < of_step; g++)
             AK42_UNROLL for (int t = 0; t < m; t++)
-                dot[g][t] = dot_start(act, u * of_unit + g, t, m, kind.form);
+                dot[g][t] = dot_start(act, step * of_step + g, first + t, n, kind.form);
         AK42_UNROLL for (int j = 0; j < 8; j++) {
-            const int n_lines = (int)kind.bytes / CACHE_LINE, share = u * 8 + j;
-            AK42_UNROLL for (int i = share * n_lines / 32; i < (share + 1) * n_lines / 32; i++) ask_line(super + i * CACHE_LINE, far);
-            AK42_UNROLL for (int b = 0; b < 2; b++) {
-                const words w = kind.codes(super, u * 2 + b, j);
+            const int share = step * 8 + j, shares = n_steps * 8;
+            AK42_UNROLL for (int i = share * n_lines / shares; i < (share + 1) * n_lines / shares; i++)
+                ask_line(super + i * CACHE_LINE, far);
+            AK42_UNROLL for (int b = 0; b < together; b++) {
+                const words w = kind.codes(super, step * together + b, j);
                 const int g = (b * 8 + j) / quads;
-                AK42_UNROLL for (int t = 0; t < m; t++) dot[g][t] = w_dot(dot[g][t], w, act_quad(act, u * 2 + b, j, t, m), true);
+                AK42_UNROLL for (int t = 0; t < m; t++)
+                    dot[g][t] = w_dot(dot[g][t], w, act_quad(act, step * together + b, j, first + t, n), true);
             }
         }
-        AK42_UNROLL for (int g = 0; g < of_unit; g++) {
-            const floats number = f_mul(whole, f_of_int(kind.number(super, u * of_unit + g)));
+        AK42_UNROLL for (int g = 0; g < of_step; g++) {
+            const floats number = f_mul(whole, f_of_int(kind.number(super, step * of_step + g)));
             AK42_UNROLL for (int t = 0; t < m; t++) scaled[t] = f_fma(f_cast(dot[g][t]), number, scaled[t]);
         }
     }
     if (supers_mins(kind.form)) {
-        words dot[2];
+        words dot[SUPERS_FEW];
         AK42_UNROLL for (int t = 0; t < m; t++) dot[t] = w_set1(BLOCKS_MAGIC_BITS);
         AK42_UNROLL for (int pair = 0; pair < groups / 2; pair++) {
             const words mins = kind.mins(super, pair);
-            AK42_UNROLL for (int t = 0; t < m; t++) dot[t] = w_dot_pairs(dot[t], mins, act_pair(act, pair, t, m, kind.form));
+            AK42_UNROLL for (int t = 0; t < m; t++) dot[t] = w_dot_pairs(dot[t], mins, act_pair(act, pair, first + t, n, kind.form));
         }
         const floats least = kind.least(super);
         AK42_UNROLL for (int t = 0; t < m; t++) scaled[t] = f_fma(f_cast(dot[t]), least, scaled[t]);
     }
-    AK42_UNROLL for (int t = 0; t < m; t++) total[t] = f_fma(scaled[t], act_d(act, t, m), total[t]);
+    AK42_UNROLL for (int t = 0; t < m; t++) total[t] = f_fma(scaled[t], act_d(act, first + t, n), total[t]);
 }
 
 /* ---- whole products ---- */
 
-/* total += np panels as they lie in memory with a tile of more than 2 tokens, superblock by superblock, each spread on its way. */
-SUPERS_FN void supers_through(floats *total, const gemm_args *a, uint32_t panel, int np, supers_kind kind) {
-    _Alignas(64) uint8_t wide[2][SUPERS_BYTES_MAX];
-    const uint8_t *super = a->panels + panel * a->panel_bytes, *act = a->act;
-    for (uint32_t i = 0; i < a->n_super; i += SUPERS_UNITS, super += kind.bytes, act += a->n_tokens * ACT_SUPER_BYTES) {
-        for (int p = 0; p < np; p++) {
-            const uint8_t *from = super + (size_t)p * a->panel_bytes;
-            const size_t far = far_of(from, end_of(a, panel, np, p));
-            for (uint32_t at = 0; at < kind.bytes; at += CACHE_LINE) ask_line(from + at, far);
-            supers_spread(wide[p], from, kind);
-        }
-        supers_tiles[kind.form][np - 1][a->n_tokens - 1](total, wide[0], SUPERS_BYTES_MAX, act, 1);
-    }
-}
-/* total += one panel with m tokens, 1 or 2, straight. */
-SUPERS_FN void supers_few(floats *total, const gemm_args *a, uint32_t panel, int m, supers_kind kind) {
+/* total += one panel with a tile of n tokens. */
+SUPERS_FN void supers_all(floats *total, const gemm_args *a, uint32_t panel, int n, int m, supers_kind kind) {
     const uint8_t *super = a->panels + panel * a->panel_bytes, *act = a->act;
     const panel_end end = end_of(a, panel, 1, 0);
-    floats sum[2];
-    AK42_UNROLL for (int t = 0; t < m; t++) sum[t] = total[t];
-    for (uint32_t i = 0; i < a->n_super; i += SUPERS_UNITS, super += kind.bytes, act += m * ACT_SUPER_BYTES)
-        supers_direct(sum, super, far_of(super, end), act, m, kind);
-    AK42_UNROLL for (int t = 0; t < m; t++) total[t] = sum[t];
+    floats sum[SUPERS_FEW];
+    AK42_UNROLL for (int t = 0; t < n; t++) sum[t] = total[t];
+    for (uint32_t i = 0; i < a->n_super; i += SUPERS_UNITS, super += kind.bytes, act += n * ACT_SUPER_BYTES) {
+        const size_t far = far_of(super, end);
+        AK42_UNROLL for (int t = 0; t < n; t += m) supers_direct(sum + t, super, t ? 0 : far, act, t, m, n, kind);
+    }
+    AK42_UNROLL for (int t = 0; t < n; t++) total[t] = sum[t];
+}
+/* The same for any number of them, in fours, twos and ones. */
+SUPERS_FN void supers_parts(floats *total, const gemm_args *a, uint32_t panel, supers_kind kind) {
+    const uint8_t *super = a->panels + panel * a->panel_bytes, *act = a->act;
+    const panel_end end = end_of(a, panel, 1, 0);
+    const int n = (int)a->n_tokens;
+    for (uint32_t i = 0; i < a->n_super; i += SUPERS_UNITS, super += kind.bytes, act += (size_t)n * ACT_SUPER_BYTES) {
+        size_t far = far_of(super, end);
+        int t = 0;
+        for (; t + 4 <= n; t += 4, far = 0) supers_direct(total + t, super, far, act, t, 4, n, kind);
+        for (; t + 2 <= n; t += 2, far = 0) supers_direct(total + t, super, far, act, t, 2, n, kind);
+        if (t < n) supers_direct(total + t, super, far, act, t, 1, n, kind);
+    }
 }
 
 /* The panels are a type's, or, where kind.codes is NULL, spread already. */
@@ -239,15 +245,17 @@ SUPERS_FN void supers_gemm(const gemm_args *a, supers_kind kind) {
     const uint32_t n = a->n_tokens;
     const bool wide = !kind.codes;
     for (uint32_t panel = 0; panel < a->n_panels;) {
-        const int np = a->n_panels - panel >= 2 && (wide || n > 2) ? 2 : 1;
+        const int np = a->n_panels - panel >= 2 && wide ? 2 : 1;
         floats total[2 * BLOCKS_NR];
         open_totals(total, a, panel, np);
         if (wide)
             supers_tiles[kind.form][np - 1][n - 1](total, a->panels + panel * a->panel_bytes, a->panel_bytes, a->act,
                                                    a->n_super / SUPERS_UNITS);
-        else if (n == 1) supers_few(total, a, panel, 1, kind);
-        else if (n == 2) supers_few(total, a, panel, 2, kind);
-        else supers_through(total, a, panel, np, kind);
+        else if (n == 1) supers_all(total, a, panel, 1, 1, kind);
+        else if (n == 2) supers_all(total, a, panel, 2, 2, kind);
+        else if (n == 4) supers_all(total, a, panel, 4, 4, kind);
+        else if (n == 8) supers_all(total, a, panel, 8, kind.form == SUPERS_32_MIN ? 8 : 4, kind);
+        else supers_parts(total, a, panel, kind);
         put_totals(a, total, panel, np);
         panel += (uint32_t)np;
     }
