@@ -20,6 +20,9 @@ _Static_assert((int)SUPER_START == (int)BLOCKS_MAGIC_BITS, "dots start at M");
 SUPERS_FN int supers_groups(supers_form form) { return form == SUPERS_32_MIN ? 8 : 16; }
 SUPERS_FN bool supers_mins(supers_form form) { return form != SUPERS_16; }
 
+/* Rows from which unpacking pays: what has more groups is more work to take straight. */
+SUPERS_FN uint32_t supers_wide_from(supers_form form) { return form == SUPERS_32_MIN ? BLOCKS_WIDE_FROM : 36; }
+
 /* A type. p counts pairs of mins: pair p is of groups p / 2 * 4 + p % 2 and the next but one. */
 typedef floats supers_whole_fn(const uint8_t *super);
 typedef words supers_number_fn(const uint8_t *super, int i);
@@ -331,7 +334,7 @@ SUPERS_TYPE(q6_k, SUPERS_16, 53, q6_k, NULL, NULL)
     table->types[row] = (type_kernels){.act = ACT_Q8_SUPER, .nr = BLOCKS_NR, .gemm = super_gemm_##name, .unpack = super_unpack_##name, \
                                        .gemm_wide = wide_##form, .outliers_wide = outliers_##form,                           \
                                        .wide_super_bytes = (uint32_t)supers_bytes(form) / SUPERS_UNITS,                      \
-                                       .wide_from = BLOCKS_WIDE_FROM, .in_order = order};
+                                       .wide_from = supers_wide_from(form), .in_order = order};
 
 BLOCKS_TARGET static void supers_fill(kernel_table *table) {
     SUPERS_ROW(KERNEL_Q2_K, q2_k, SUPERS_16_MIN, false)
