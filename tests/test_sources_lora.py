@@ -37,16 +37,25 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
 
-def trained(base: Path, out: Path, dtype: str = "f32", seed: int = 3, **settings: Any) -> Any:
-    """Saves an adapter with random weights for `base` to `out`; PEFT's model of both, loaded again from their files."""
+def trained(base: Path, out: Path, dtype: str = "f32", seed: int = 3, rows: int = 0, **settings: Any) -> Any:
+    """Saves an adapter with random weights for `base`, whose vocabulary first gets `rows`, to `out`; PEFT's model of both, loaded
+    again from their files."""
     kind = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
-    load = lambda: transformers.AutoModelForCausalLM.from_pretrained(base, dtype=kind)  # noqa: E731
+
+    def load() -> Any:
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=kind)
+        if rows:
+            model.resize_token_embeddings(rows, mean_resizing=False)
+        return model
+
     config = peft.LoraConfig(task_type="CAUSAL_LM", **({"r": 4, "lora_alpha": 10, "target_modules": ALL} | settings))
     model = peft.get_peft_model(load(), config)
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():
-            if "lora_" in name or "modules_to_save" in name:
+            if "magnitude" in name:
+                value.mul_(1 + torch.randn_like(value) * 0.2)
+            elif "lora_" in name or "modules_to_save" in name or "trainable_tokens" in name:
                 value.copy_(torch.randn_like(value) * 0.2)
     model.save_pretrained(out)
     return peft.PeftModel.from_pretrained(load(), out)
@@ -293,7 +302,6 @@ def refused_by(base: Path, adapter: Path, kind: type[ConvertError] = ConvertErro
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"use_dora": True}, "use_dora: true is not supported"),
         ({"lora_bias": True}, "lora_bias: true is not supported"),
         ({"bias": "lora_only"}, "bias: 'lora_only' is not supported, only 'none' is"),
         ({"peft_type": "IA3"}, "peft_type: 'IA3' is not supported, LORA is"),
@@ -339,7 +347,11 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
     ("change", "text"),
     [
         (lambda tensors: {key: value for key, value in tensors.items() if key != f"{Q}.lora_A.weight"}, "expected lora_A and lora_B, found no lora_A"),
-        (lambda tensors: tensors | {f"{Q}.lora_magnitude_vector": torch.zeros(64)}, "DoRA is not supported"),
+        (lambda tensors: tensors | {f"{Q}.lora_magnitude_vector": torch.zeros(64)}, "q_proj: lora_magnitude_vector: expected use_dora to be true in adapter_config.json, found that it is not"),
+        (lambda tensors: tensors | {f"{Q}.lora_xs.weight": torch.zeros(64)}, "lora_xs is not supported, lora_A and lora_B are"),
+        (lambda tensors: tensors | {f"{Q}.lora_A.default.weight": torch.zeros(4, 64)}, "expected one lora_A for model.layers.0.self_attn.q_proj, found two"),
+        (lambda tensors: tensors | {"base_model.model.model.norm.weight": torch.zeros(64), "base_model.model.model.norm.base_layer.weight": torch.zeros(64)}, "expected one weight in place of model.norm.weight, found two"),
+        (lambda tensors: {key: value for key, value in tensors.items() if not key.startswith(Q)} | {f"{Q}.lora_embedding_A": torch.zeros(4, 64), f"{Q}.lora_embedding_B": torch.zeros(64, 4)}, "q_proj: expected lora_A and lora_B, found an embedding's"),
         (lambda tensors: tensors | {f"{Q}.lora_B.bias": torch.zeros(64)}, "lora_bias is not supported"),
         (lambda tensors: tensors | {"x.lora_A.weight": torch.zeros(4, 64)}, "expected a name that begins with base_model.model."),
         (lambda tensors: tensors | {"base_model.model.x.weight": torch.zeros(4)}, "x.weight: expected a weight of base, found that it has none"),

@@ -1,12 +1,14 @@
 """A source with a LoRA adapter merged into it: the same checkpoint, some of whose rows are computed when they are read.
 
 W + scale * (B @ A) in f32, rounded once to the weight's own type (an embedding's product first, as PEFT does), before any row is
-permuted: the adapter's rows stand as Hugging Face has them, and are put in the order of the source that they are added to. A
+permuted: the adapter's rows stand as Hugging Face has them, and are put in the order of the source that they are added to. DoRA
+makes that sum's rows as long as its magnitudes say, of an embedding its columns, whose lengths take a pass of their own over it. A
 source with quantised weights gives the merged ones in f32. Called by converter.convert.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,8 @@ from .safetensors_file import shape_text
 if TYPE_CHECKING:
     from ..tokenizer import Vocab
     from . import Source
+
+PASS_BYTES = 1 << 22               # of an embedding's rows in f32, while the lengths of its columns are added up
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class _Loaded:
     change: LowRank
     left: np.ndarray               # (rows, r)
     right: np.ndarray              # (r, columns)
+    factor: np.ndarray | None      # (columns,): of an embedding's DoRA, what its columns are multiplied by
+    magnitude: np.ndarray | None   # (rows,): of another DoRA, how long its rows get
 
 
 class LoraSource:
@@ -129,12 +135,10 @@ class LoraSource:
         return kind, shape, group
 
     def read(self, name: str, begin: int, end: int) -> np.ndarray:
-        data = self._base.read(name, begin, end)
         if name not in self._changes or begin == end:
-            return data
-        own, shape, group = self._base.tensor(name)
+            return self._base.read(name, begin, end)
         kind = self.tensor(name)[0]
-        values = own.decode(data, shape[-1], group)
+        values = self._before(name, begin, end)
         tensor = self._tensors[name]
         rows = np.arange(begin, end)               # as Hugging Face has them
         vector = len(tensor.shape) == 1
@@ -158,11 +162,16 @@ class LoraSource:
             return change.part.rows(rows) + np.float32(folded)
         if change.base is not None:
             values = change.base.rows(rows)
-        left, right = self._factors(change)
-        product = left[rows] @ right * np.float32(change.scale)
-        if change.embedding:
-            product = kind.decode(kind.encode(product), right.shape[1])
-        return values + product
+        loaded = self._load(change, tensor)
+        product = loaded.left[rows] @ loaded.right * np.float32(change.scale)
+        if change.magnitude is None:
+            return values + (kind.decode(kind.encode(product), product.shape[1]) if change.embedding else product)
+        merged = values + product
+        factor = loaded.factor
+        if factor is None:
+            factor = _quotient(loaded.magnitude[rows], _squares(merged, axis=1))[:, None]
+        with np.errstate(invalid="ignore"):
+            return merged * factor
 
     def verify(self, name: str) -> bool:
         return self._base.verify(name)
@@ -172,10 +181,40 @@ class LoraSource:
         if hasattr(self, "_adapter"):
             self._adapter.close()
 
-    def _factors(self, change: LowRank) -> tuple[np.ndarray, np.ndarray]:
+    def _before(self, name: str, begin: int, end: int) -> np.ndarray:
+        """f32: rows of the base model's tensor, in its order."""
+        kind, shape, group = self._base.tensor(name)
+        return kind.decode(self._base.read(name, begin, end), shape[-1], group)
+
+    def _load(self, change: LowRank, tensor: Tensor) -> _Loaded:
         """The factors; those of one weight at a time are kept."""
         if self._loaded is None or self._loaded.change is not change:
             a, b = change.a.values(), change.b.values()
-            left, right = (a.T, b.T) if change.embedding else (b, a)
-            self._loaded = _Loaded(change, np.ascontiguousarray(left), np.ascontiguousarray(right))
-        return self._loaded.left, self._loaded.right
+            left, right = (np.ascontiguousarray(part) for part in ((a.T, b.T) if change.embedding else (b, a)))
+            magnitude = None if change.magnitude is None else change.magnitude.values()[0]
+            factor = None
+            if magnitude is not None and change.embedding:
+                squares = sum(_squares(values + left[first:first + len(values)] @ right * np.float32(change.scale), axis=0)
+                              for first, values in self._passed(change, tensor))
+                magnitude, factor = None, _quotient(magnitude, squares)
+            self._loaded = _Loaded(change, left, right, factor, magnitude)
+        return self._loaded
+
+    def _passed(self, change: LowRank, tensor: Tensor) -> Iterator[tuple[int, np.ndarray]]:
+        """All rows of an embedding before a change, some at a time: the first one's number, f32."""
+        n_rows, columns = tensor.shape
+        step = max(PASS_BYTES // (4 * columns), 1)
+        for begin in range(0, n_rows, step):
+            end = min(begin + step, n_rows)
+            yield begin, self._before(tensor.name, begin, end) if change.base is None else change.base.rows(np.arange(begin, end))
+
+
+def _squares(values: np.ndarray, axis: int) -> np.ndarray:
+    """The sums of the squares along an axis, f64."""
+    return np.einsum("ij,ij->i" if axis == 1 else "ij,ij->j", values, values, dtype=np.float64)
+
+
+def _quotient(magnitude: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """magnitude / length, f32; not finite where the length is 0, as in PEFT. Such weights are refused where they are written."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return magnitude / np.sqrt(squares).astype(np.float32)

@@ -1,7 +1,8 @@
 """A PEFT adapter's folder: adapter_config.json and adapter_model.safetensors (or .bin), as changes to named weights.
 
-A change is a low-rank product added to a weight, or a whole weight in its place (modules_to_save). Everything in the config that
-would make the merged model another one is known here or refused by name. Reads no model. Called by lora.py.
+A change is a low-rank product added to a weight (and, of DoRA, the lengths that its rows get), or a whole weight in its place
+(modules_to_save). Everything in the config that would make the merged model another one is known here or refused by name. Reads no
+model. Called by lora.py.
 """
 
 from __future__ import annotations
@@ -35,14 +36,18 @@ DTYPES = ("F32", "F16", "BF16")
 IDLE = {"base_model_name_or_path", "revision", "task_type", "auto_mapping", "inference_mode", "peft_version", "lora_dropout",
         "exclude_modules", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config", "megatron_core",
         "qalora_group_size", "ensure_weight_tying", "peft_type", "r", "lora_alpha", "target_modules", "modules_to_save",
-        "rank_pattern", "alpha_pattern", "use_rslora", "fan_in_fan_out", "layers_to_transform", "layers_pattern", "bias",
-        "init_lora_weights"}
+        "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out", "layers_to_transform", "layers_pattern",
+        "bias", "init_lora_weights"}
 # Ways to begin a training that leave the base model as it is; the others (pissa, olora, loftq, ...) change it.
 INITS = ("gaussian", "orthogonal", "eva")                  # beside true and false
 # A pattern of rank_pattern and alpha_pattern: a part of a module's name, as a modest regular expression.
 _PATTERN = re.compile(r"\^?(?:[\w-]|\\\.|\\d|\[[\w-]+\]|\.|[*+](?![*+?])|\||\((?!\?)|\))+\$?")
 MAX_PATTERN, MAX_REPEATS = 200, 3
 MAX_NAME = 128                     # of a weight: three repeats may take the third power of its length
+
+MAGNITUDE = "lora_magnitude_vector"
+PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", MAGNITUDE)
+EMBEDDING_MODULE = "embed_tokens"
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,14 @@ class _Part:
 
 @dataclass(frozen=True)
 class LowRank:
-    """`scale` times b @ a is added; of an embedding, transposed. `base`: the weight that it is added to, where the adapter brings
-    it along."""
+    """`scale` times b @ a is added; of an embedding, transposed. With a `magnitude` (DoRA) the sum's rows, of an embedding its
+    columns, are then made as long as that says. `base`: the weight that it is added to, where the adapter brings it along."""
 
     a: _Part                       # (r, columns); of an embedding (r, rows)
     b: _Part                       # (rows, r); of an embedding (columns, r)
     scale: float
     embedding: bool
+    magnitude: _Part | None = None         # (rows,); of an embedding (columns,)
     base: _Part | None = None
 
     @property
@@ -144,11 +150,12 @@ class PeftAdapter:
                 raise FormatError(f"{shown}: expected a name that begins with {PREFIX}, found this one")
             part = _Part(file, key, entry)
             module, half = _split(key.removeprefix(PREFIX))
-            if half in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"):
-                halves.setdefault(module, {})[half] = part
+            if half in PARTS:
+                if half in halves.setdefault(module, {}):
+                    raise FormatError(f"{shown}: expected one {half} for {escape(module)}, found two")
+                halves[module][half] = part
             elif half:
-                what = "DoRA" if half == "lora_magnitude_vector" else half
-                raise UnsupportedError(f"{shown}: {escape(what)} is not supported, lora_A and lora_B are")
+                raise UnsupportedError(f"{shown}: {escape(half)} is not supported, lora_A and lora_B are")
             else:
                 name = module.replace(".modules_to_save.default", "").replace(".modules_to_save", "").replace(".base_layer", "")
                 if name in changes:
@@ -170,10 +177,15 @@ class PeftAdapter:
 
     def _low_rank(self, file: str, module: str, parts: Mapping[str, _Part]) -> LowRank:
         embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
-        names = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A", "lora_B")
+        names = ["lora_embedding_A", "lora_embedding_B"] if embedding else ["lora_A", "lora_B"]
+        if self._settings.dora:
+            names.append(MAGNITUDE)
+        elif MAGNITUDE in parts:
+            raise FormatError(f"{file}: {escape(module)}: {MAGNITUDE}: expected use_dora to be true in {CONFIG}, found that it is "
+                              "not")
         if set(parts) != set(names):
             lacking = [name for name in names if name not in parts]
-            raise FormatError(f"{file}: {escape(module)}: expected {' and '.join(names)}, found "
+            raise FormatError(f"{file}: {escape(module)}: expected {', '.join(names[:-1])} and {names[-1]}, found "
                               f"{'no ' + lacking[0] if lacking else 'others too'}")
         a, b = parts[names[0]], parts[names[1]]
         settings = self._settings
@@ -182,9 +194,19 @@ class PeftAdapter:
         if len(a.entry.shape) != 2 or len(b.entry.shape) != 2 or a.entry.shape[0] != rank or b.entry.shape[1] != rank:
             raise FormatError(f"{file}: {escape(module)}: expected matrices of rank {rank:g}, as {CONFIG} says, found "
                               f"{shape_text(a.entry.shape)} and {shape_text(b.entry.shape)}")
+        if embedding and not _ends_in(module, EMBEDDING_MODULE):
+            raise FormatError(f"{file}: {escape(module)}: expected lora_A and lora_B, found an embedding's")
         if not settings.targets(module):
             raise FormatError(f"{file}: {escape(module)}: expected a module of target_modules, found another")
-        return LowRank(a, b, alpha / (math.sqrt(rank) if settings.rslora else rank), embedding)
+        magnitude = parts.get(MAGNITUDE)
+        if magnitude is not None and magnitude.entry.shape != b.entry.shape[:1]:
+            raise FormatError(f"{file}: {escape(module)}: {MAGNITUDE}: expected {shape_text(b.entry.shape[:1])}, found "
+                              f"{shape_text(magnitude.entry.shape)}")
+        return LowRank(a, b, alpha / (math.sqrt(rank) if settings.rslora else rank), embedding, magnitude)
+
+
+def _ends_in(module: str, name: str) -> bool:
+    return module == name or module.endswith(f".{name}")
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -205,6 +227,7 @@ class _Settings:
     rank: int
     alpha: float
     rslora: bool
+    dora: bool
     fan_in_fan_out: bool
     rank_pattern: Mapping[str, float]
     alpha_pattern: Mapping[str, float]
@@ -220,7 +243,7 @@ class _Settings:
     def targets(self, module: str) -> bool:
         """Whether a module is one that the config says was trained."""
         listed = self.target_modules
-        return listed is None or any(module == target or module.endswith(f".{target}") for target in listed)
+        return listed is None or any(_ends_in(module, target) for target in listed)
 
 
 def _settings(config: Mapping[str, Any]) -> _Settings:
@@ -238,8 +261,9 @@ def _settings(config: Mapping[str, Any]) -> _Settings:
     if not isinstance(init, bool) and init is not None and init not in INITS:
         fields.unsupported("init_lora_weights", "it begins with another base model; merge with PEFT")
     settings = _Settings(fields.integer("r", 1, MAX_RANK), fields.number("lora_alpha"), fields.flag("use_rslora", False),
-                         fields.flag("fan_in_fan_out", False), _patterns(fields, "rank_pattern", whole=True),
-                         _patterns(fields, "alpha_pattern", whole=False), _targets(fields))
+                         fields.flag("use_dora", False), fields.flag("fan_in_fan_out", False),
+                         _patterns(fields, "rank_pattern", whole=True), _patterns(fields, "alpha_pattern", whole=False),
+                         _targets(fields))
     fields.finish()
     return settings
 
