@@ -38,7 +38,7 @@ EXTRAS = {
         "protobuf>=4",  # transformers reads sentencepiece models with it
         "gguf>=0.19",
         "bitsandbytes==0.50.2",  # makes the checkpoints that it has quantised, and dequantises them; pinned: compared bit for bit
-        "peft>=0.17",  # merges the adapters that --lora is compared with
+        "peft>=0.21",  # merges the adapters that --lora is compared with
         "setuptools>=77",  # builds the wheel that a test installs
     ],
     # The benchmarks' pictures. Their peer is built by benchmarks/compare.py in an environment of its own.

@@ -67,7 +67,7 @@ def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str =
 
     `type` is that of every matrix, or one of the mixes q4_k_s, q4_k_m, q5_k_s, q5_k_m, q6_k; "keep" the source's own.
     `tensor_types` are "PATTERN=TYPE" for single matrices, `keep_head` is the head's type. `lora` is the folder of a PEFT adapter to
-    merge.
+    merge; where it has other tokens than `src`, its own tokenizer is taken.
     `progress(done, total, tensor)` is called while writing, and `encoder(type, f32 array, group_size)` may encode faster than
     numpy. Raises ConvertError, whose `code` is the exit code a program ends with; `out` is as it was, then.
     """
@@ -83,7 +83,7 @@ def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str =
     source = open_source(src, tokenizer)
     try:
         if lora is not None:
-            source = LoraSource(source, Path(lora))
+            source = LoraSource(source, Path(lora), None if tokenizer is None else Path(tokenizer))
             source.require_type(keep=type == KEEP and format not in OLD_TYPES)
         chosen = _type_for(source, format, container, type)
         overrides = tuple(Override.parse(text) for text in tensor_types)

@@ -121,7 +121,7 @@ def cli() -> None:
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 @click.option("--tokenizer", type=MODEL_FILE, metavar="FILE", help="The vocabulary, where SRC has none or another is wanted.")
 @click.option("--lora", type=click.Path(path_type=str), metavar="FOLDER",
-              help="A PEFT adapter (LoRA, DoRA) to merge into the weights.")
+              help="A PEFT adapter (LoRA, DoRA) to merge; with other tokens than SRC it brings its own tokenizer.")
 @click.option("-v", "--verbose", is_flag=True, help="What encoding cost each tensor, instead of a table of types and roles.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 def convert(

@@ -306,7 +306,6 @@ def refused_by(base: Path, adapter: Path, kind: type[ConvertError] = ConvertErro
         ({"bias": "lora_only"}, "bias: 'lora_only' is not supported, only 'none' is"),
         ({"peft_type": "IA3"}, "peft_type: 'IA3' is not supported, LORA is"),
         ({"layer_replication": [[0, 2]]}, "layer_replication: an array of 1 is not supported"),
-        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
         ({"use_qalora": True}, "use_qalora"),
         ({"target_parameters": ["x"]}, "target_parameters"),

@@ -9,22 +9,26 @@ source with quantised weights gives the merged ones in f32. Called by converter.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..arch import ARCHITECTURES, HALF_SPLIT, Tensor, hf_pieces, reorder, reordered_vector
-from ..errors import FormatError, UnsupportedError, UsageError, escape
+from ..errors import FormatError, UsageError, escape
 from ..quant import TYPES, WeightType
-from .peft_adapter import LowRank, PeftAdapter, Replacement
+from . import vocabulary
+from .lora_vocab import EMBEDDING, HEAD, is_tied, other_tokenizer, restated, rows_of, vocab_of, with_vocab
+from .peft_adapter import Change, LowRank, PeftAdapter, Replacement, TokenRows
 from .safetensors_file import shape_text
 
 if TYPE_CHECKING:
     from ..tokenizer import Vocab
     from . import Source
 
+TOKEN_EMBD, OUTPUT = "token_embd.weight", "output.weight"
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 PASS_BYTES = 1 << 22               # of an embedding's rows in f32, while the lengths of its columns are added up
 
 
@@ -35,7 +39,7 @@ class _Change:
     first: int
     count: int
     begin: int
-    change: LowRank | Replacement
+    change: Change
 
 
 @dataclass
@@ -50,101 +54,130 @@ class _Loaded:
 
 
 class LoraSource:
-    """`base` with `folder`'s adapter in it. It owns both: `close` releases them."""
+    """`base` with `folder`'s adapter in it. It owns both: `close` releases them. `tokenizer`: the file to take the vocabulary from
+    where the adapter has another one than the base model."""
 
-    def __init__(self, base: Source, folder: Path) -> None:
+    def __init__(self, base: Source, folder: Path, tokenizer: Path | None = None) -> None:
         self._base = base
         self._loaded: _Loaded | None = None
+        self._given_tokenizer = tokenizer
         try:
             self._adapter = PeftAdapter(folder)
         except BaseException:
             base.close()
             raise
         try:
-            self._tensors = {tensor.name: tensor for tensor in ARCHITECTURES[base.config.architecture].tensors(base.config)}
-            self._changes = self._matched()
+            self._open()
         except BaseException:
             self.close()
             raise
-        self.warnings = [*base.warnings, *self._adapter.warnings]
+
+    def _open(self) -> None:
+        base, adapter = self._base, self._adapter
         self.name, self.path, self.format, self.config = base.name, base.path, base.format, base.config
         self.rope_layout, self.folded_norms, self.foreign_rope_freqs = base.rope_layout, base.folded_norms, base.foreign_rope_freqs
         self.hf_config, self.generation_config, self.about = base.hf_config, base.generation_config, base.about
+        self.warnings = [*base.warnings, *adapter.warnings]
+        self._vocab: Vocab | None = None               # the adapter's, where the embedding gets other rows
+        self._resize()
+        self._tensors = {tensor.name: tensor for tensor in ARCHITECTURES[self.config.architecture].tensors(self.config)}
+        self._changes = self._matched()
+        if self._vocab is None and self._given_tokenizer is None:
+            self.warnings.extend(other_tokenizer(adapter, base))
+
+    def _resize(self) -> None:
+        """The config, for an adapter that has other rows of the embedding and the head, or makes two of what was one."""
+        base, adapter = self._base, self._adapter
+        tied = is_tied(adapter, base.config.shared_classifier)
+        rows = rows_of(adapter, base.config, tied)
+        if tied != base.config.shared_classifier:
+            self.warnings.append(f"{adapter.name}: {HEAD} differs from {EMBEDDING}, which are one in {base.name}: both are kept")
+            self.config = replace(self.config, shared_classifier=tied)
+            self.hf_config = restated(self.hf_config, self.config, ("tie_word_embeddings",))
+        if rows != base.config.vocab_size:
+            self._vocab = vocab_of(adapter, rows, self._given_tokenizer)
+            self.config = with_vocab(self.config, rows, self._vocab)
+            self.hf_config = restated(self.hf_config, self.config, ("vocab_size", *SPECIAL))
+            self.generation_config = restated(self.generation_config, self.config, SPECIAL)
 
     def _matched(self) -> dict[str, list[_Change]]:
         """GGUF name -> the changes of its rows, of which a weight may have a part (fused ones), or one of several (experts);
         everything in the adapter has to find its weight."""
         base, adapter = self._base, self._adapter
         matched: dict[str, list[_Change]] = {}
-        found = set()
-        for name, pieces in hf_pieces(base.config).items():
+        found = {HEAD} if self.config.shared_classifier else set()         # the same as the embedding, then
+        for name, pieces in hf_pieces(self.config).items():
             first = 0
             for piece in pieces:
                 change = adapter.changes.get(piece.name)
                 if change is not None:
-                    if tuple(change.shape) != tuple(piece.shape):
+                    if not change.fits(tuple(piece.shape)):
                         raise FormatError(f"{adapter.name}: {escape(piece.name)}: expected {shape_text(piece.shape)}, as "
                                           f"{base.name} has it, found {shape_text(change.shape)}")
                     matched.setdefault(name, []).append(_Change(first, piece.count, piece.begin, change))
                     found.add(piece.name)
                 first += piece.count
-        for name, change in adapter.changes.items():
-            shown = f"{adapter.name}: {escape(name)}"
-            if base.config.shared_classifier and (name == "lm_head.weight" or
-                                                  name == "model.embed_tokens.weight" and isinstance(change, Replacement)):
-                raise UnsupportedError(f"{shown}: the base model's head is its embedding; an adapter that changes one of them "
-                                       "alone is not supported")
+        for name in adapter.changes:
             if name not in found:
-                raise FormatError(f"{shown}: expected a weight of {base.name}, found that it has none of this name")
+                raise FormatError(f"{adapter.name}: {escape(name)}: expected a weight of {base.name}, found that it has none of "
+                                  "this name")
         return matched
 
     def require_type(self, keep: bool) -> None:
         """UsageError where weights would have to keep a quantised type that merging has taken them out of."""
-        packed = next((name for name in self._changes if self._base.tensor(name)[0].quantised), None)
+        kinds = (self._base_tensor(name)[0] for name in self._changes)
+        packed = next((kind for kind in kinds if kind.quantised), None)
         if keep and packed is not None:
-            kind = self._base.tensor(packed)[0].name
-            raise UsageError(f"{self.name}: --lora merges into weights of {kind}, which --type keep cannot keep; say --type q8_0, "
-                             "or another")
+            raise UsageError(f"{self.name}: --lora merges into weights of {packed.name}, which --type keep cannot keep; say --type "
+                             "q8_0, or another")
 
     # -- the Source interface --
 
     @property
     def files(self) -> list[Path]:
-        return [*self._base.files, *(file.path for file in self._adapter.opened)]
+        own = [] if self._vocab is None else vocabulary.paths(self._adapter.path, self._given_tokenizer)
+        return [*self._base.files, *(file.path for file in self._adapter.opened), *own]
 
     @property
     def vocab(self) -> Vocab | None:
-        return self._base.vocab
+        return self._base.vocab if self._vocab is None else self._vocab
 
     @property
     def chat_template(self) -> str | None:
-        return self._base.chat_template
+        """The tokenizer's own; beside one that was given, which has none, the adapter's or the base model's."""
+        if self._vocab is None:
+            return self._base.chat_template
+        template = vocabulary.chat_template(self._adapter.path)
+        return self._base.chat_template if template is None and self._given_tokenizer is not None else template
 
     def label(self, name: str) -> str:
         """The name that the base model's file has for a tensor."""
         label: Any = getattr(self._base, "label", None)
-        return name if label is None else label(name)
+        return name if label is None or self._is_new(name) else label(name)
 
     def names(self) -> list[str]:
-        return self._base.names()
+        names = self._base.names()
+        return [*names, OUTPUT] if self._is_new(OUTPUT) else names
 
     def tensor(self, name: str) -> tuple[WeightType, tuple[int, ...], int]:
-        kind, shape, group = self._base.tensor(name)
-        if name in self._changes and kind.quantised:
-            return TYPES["f32"], shape, 0
-        return kind, shape, group
+        kind, shape, group = self._base_tensor(name)
+        if name not in self._changes:
+            return kind, shape, group
+        return (TYPES["f32"], self._tensors[name].shape, 0) if kind.quantised else (kind, self._tensors[name].shape, group)
 
     def read(self, name: str, begin: int, end: int) -> np.ndarray:
-        if name not in self._changes or begin == end:
+        if name not in self._changes:
             return self._base.read(name, begin, end)
-        kind = self.tensor(name)[0]
-        values = self._before(name, begin, end)
+        kind, shape, _group = self.tensor(name)
         tensor = self._tensors[name]
         rows = np.arange(begin, end)               # as Hugging Face has them
         vector = len(tensor.shape) == 1
         if tensor.role.rope_heads and not vector:
             rows = reorder(begin, end, self.config.head_dim, HALF_SPLIT, self.rope_layout)
-        for one in self._changes[name]:
+        changes = self._changes[name]
+        covered = _covered(changes, tensor)
+        values = np.empty((end - begin, shape[-1]), np.float32) if covered else self._before(name, begin, end)
+        for one in changes:
             chosen = (rows >= one.first) & (rows < one.first + one.count)
             if chosen.any():
                 theirs = rows[chosen] - one.first + one.begin
@@ -154,14 +187,37 @@ class LoraSource:
             return reordered_vector(encoded, tensor.shape[0], self.config.head_dim, HALF_SPLIT, self.rope_layout)
         return encoded
 
-    def _changed(self, kind: WeightType, values: np.ndarray, change: LowRank | Replacement, rows: np.ndarray,
-                 tensor: Tensor) -> np.ndarray:
+    def verify(self, name: str) -> bool:
+        return not self._is_new(name) and self._base.verify(name)
+
+    def close(self) -> None:
+        self._base.close()
+        if hasattr(self, "_adapter"):
+            self._adapter.close()
+
+    def _is_new(self, name: str) -> bool:
+        """Whether it is the head of a model whose base has none of its own."""
+        return name == OUTPUT and self._base.config.shared_classifier and not self.config.shared_classifier
+
+    def _base_tensor(self, name: str) -> tuple[WeightType, tuple[int, ...], int]:
+        return self._base.tensor(TOKEN_EMBD if self._is_new(name) else name)
+
+    # -- the arithmetic --
+
+    def _before(self, name: str, begin: int, end: int) -> np.ndarray:
+        """f32: rows of the base model's tensor, in its order."""
+        kind, shape, group = self._base.tensor(name)
+        return kind.decode(self._base.read(name, begin, end), shape[-1], group)
+
+    def _changed(self, kind: WeightType, values: np.ndarray, change: Change, rows: np.ndarray, tensor: Tensor) -> np.ndarray:
         """Rows of a weight after a change; `rows` are theirs in Hugging Face's format."""
+        if change.whole is not None:
+            values = change.whole.rows(rows)
         if isinstance(change, Replacement):
             folded = self.config.facts.norm_offset if tensor.role.norm and self.folded_norms else 0.0
-            return change.part.rows(rows) + np.float32(folded)
-        if change.base is not None:
-            values = change.base.rows(rows)
+            return values + np.float32(folded)
+        if isinstance(change, TokenRows):
+            return _with_tokens(values, change, rows)
         loaded = self._load(change, tensor)
         product = loaded.left[rows] @ loaded.right * np.float32(change.scale)
         if change.magnitude is None:
@@ -172,19 +228,6 @@ class LoraSource:
             factor = _quotient(loaded.magnitude[rows], _squares(merged, axis=1))[:, None]
         with np.errstate(invalid="ignore"):
             return merged * factor
-
-    def verify(self, name: str) -> bool:
-        return self._base.verify(name)
-
-    def close(self) -> None:
-        self._base.close()
-        if hasattr(self, "_adapter"):
-            self._adapter.close()
-
-    def _before(self, name: str, begin: int, end: int) -> np.ndarray:
-        """f32: rows of the base model's tensor, in its order."""
-        kind, shape, group = self._base.tensor(name)
-        return kind.decode(self._base.read(name, begin, end), shape[-1], group)
 
     def _load(self, change: LowRank, tensor: Tensor) -> _Loaded:
         """The factors; those of one weight at a time are kept."""
@@ -206,7 +249,21 @@ class LoraSource:
         step = max(PASS_BYTES // (4 * columns), 1)
         for begin in range(0, n_rows, step):
             end = min(begin + step, n_rows)
-            yield begin, self._before(tensor.name, begin, end) if change.base is None else change.base.rows(np.arange(begin, end))
+            yield begin, self._before(tensor.name, begin, end) if change.whole is None else change.whole.rows(np.arange(begin, end))
+
+
+def _covered(changes: list[_Change], tensor: Tensor) -> bool:
+    """Whether no row of the base model's counts."""
+    return all(one.change.whole is not None for one in changes) and sum(one.count for one in changes) == tensor.n_rows
+
+
+def _with_tokens(values: np.ndarray, change: TokenRows, rows: np.ndarray) -> np.ndarray:
+    """The rows with those in them that the adapter has."""
+    _tokens, places, which = np.intersect1d(rows, np.array(change.tokens), assume_unique=True, return_indices=True)
+    if len(which):
+        values = values.copy()
+        values[places] = change.part.rows(which)
+    return values
 
 
 def _squares(values: np.ndarray, axis: int) -> np.ndarray:

@@ -1,8 +1,8 @@
 """A PEFT adapter's folder: adapter_config.json and adapter_model.safetensors (or .bin), as changes to named weights.
 
-A change is a low-rank product added to a weight (and, of DoRA, the lengths that its rows get), or a whole weight in its place
-(modules_to_save). Everything in the config that would make the merged model another one is known here or refused by name. Reads no
-model. Called by lora.py.
+A change is a low-rank product added to a weight (and, of DoRA, the lengths that its rows get), a whole weight in its place
+(modules_to_save), or single rows of it (trainable_token_indices). Everything in the config that would make the merged model
+another one is known here or refused by name. Reads no model. Called by lora.py.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ IDLE = {"base_model_name_or_path", "revision", "task_type", "auto_mapping", "inf
         "exclude_modules", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config", "megatron_core",
         "qalora_group_size", "ensure_weight_tying", "peft_type", "r", "lora_alpha", "target_modules", "modules_to_save",
         "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out", "layers_to_transform", "layers_pattern",
-        "bias", "init_lora_weights"}
+        "bias", "init_lora_weights", "trainable_token_indices"}
 # Ways to begin a training that leave the base model as it is; the others (pissa, olora, loftq, ...) change it.
 INITS = ("gaussian", "orthogonal", "eva")                  # beside true and false
 # A pattern of rank_pattern and alpha_pattern: a part of a module's name, as a modest regular expression.
@@ -45,13 +45,15 @@ _PATTERN = re.compile(r"\^?(?:[\w-]|\\\.|\\d|\[[\w-]+\]|\.|[*+](?![*+?])|\||\((?
 MAX_PATTERN, MAX_REPEATS = 200, 3
 MAX_NAME = 128                     # of a weight: three repeats may take the third power of its length
 
-MAGNITUDE = "lora_magnitude_vector"
-PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", MAGNITUDE)
-EMBEDDING_MODULE = "embed_tokens"
+MAGNITUDE, TOKENS = "lora_magnitude_vector", "token_adapter.trainable_tokens_delta"
+PARTS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", MAGNITUDE, TOKENS)
+# What PEFT wraps a module in, in the name of a weight that it saved whole.
+_WRAPPER = re.compile(r"\.(modules_to_save|original_module|token_adapter\.base_layer|base_layer)(?:\.default)?(?=\.)")
+EMBEDDING_MODULE, HEAD_MODULE = "embed_tokens", "lm_head"
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     file: InputFile
     key: str
     entry: SafetensorsEntry
@@ -72,30 +74,58 @@ class _Part:
 @dataclass(frozen=True)
 class LowRank:
     """`scale` times b @ a is added; of an embedding, transposed. With a `magnitude` (DoRA) the sum's rows, of an embedding its
-    columns, are then made as long as that says. `base`: the weight that it is added to, where the adapter brings it along."""
+    columns, are then made as long as that says."""
 
-    a: _Part                       # (r, columns); of an embedding (r, rows)
-    b: _Part                       # (rows, r); of an embedding (columns, r)
+    a: Part                       # (r, columns); of an embedding (r, rows)
+    b: Part                       # (rows, r); of an embedding (columns, r)
     scale: float
     embedding: bool
-    magnitude: _Part | None = None         # (rows,); of an embedding (columns,)
-    base: _Part | None = None
+    magnitude: Part | None = None         # (rows,); of an embedding (columns,)
+    whole: Part | None = None             # the weight that it is added to, where the adapter brings it along
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, ...]:
         one, other = self.b.entry.shape[0], self.a.entry.shape[1]
         return (other, one) if self.embedding else (one, other)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        return self.shape == shape
 
 
 @dataclass(frozen=True)
 class Replacement:
     """The whole weight in place of the base model's."""
 
-    part: _Part
+    whole: Part
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.part.entry.shape
+        return self.whole.entry.shape
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        return self.shape == shape
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Single rows in place of the weight's."""
+
+    part: Part                    # (tokens, columns)
+    tokens: tuple[int, ...]        # which rows they are
+    whole: Part | None = None     # the weight that has the others, where the adapter brings it along
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Without a weight of its own the smallest that has such rows."""
+        return (max(self.tokens) + 1, self.part.entry.shape[1]) if self.whole is None else self.whole.entry.shape
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        if self.whole is not None:
+            return self.shape == shape
+        return len(shape) == 2 and self.shape[0] <= shape[0] and self.shape[1] == shape[1]
+
+
+Change = LowRank | Replacement | TokenRows
 
 
 class PeftAdapter:
@@ -137,9 +167,9 @@ class PeftAdapter:
             self.warnings.append(f"{CONFIG}: fan_in_fan_out is left out of account, as PEFT does: these are no Conv1D layers")
         self.changes = self._changes(file, tensors)
 
-    def _changes(self, file: InputFile, tensors: Mapping[str, SafetensorsEntry]) -> dict[str, LowRank | Replacement]:
-        halves: dict[str, dict[str, _Part]] = {}
-        changes: dict[str, LowRank | Replacement] = {}
+    def _changes(self, file: InputFile, tensors: Mapping[str, SafetensorsEntry]) -> dict[str, Change]:
+        modules: dict[str, dict[str, Part]] = {}
+        wholes: dict[str, dict[str, Part]] = {}       # a weight's name -> what it is wrapped in -> the weight
         for key, entry in tensors.items():
             shown = f"{file.name}: {escape(key)}"
             if entry.dtype not in DTYPES:
@@ -148,34 +178,72 @@ class PeftAdapter:
                 raise UnsupportedError(f"{shown}: expected a name of up to {MAX_NAME} characters, found one of {len(key)}")
             if not key.startswith(PREFIX):
                 raise FormatError(f"{shown}: expected a name that begins with {PREFIX}, found this one")
-            part = _Part(file, key, entry)
-            module, half = _split(key.removeprefix(PREFIX))
-            if half in PARTS:
-                if half in halves.setdefault(module, {}):
-                    raise FormatError(f"{shown}: expected one {half} for {escape(module)}, found two")
-                halves[module][half] = part
-            elif half:
-                raise UnsupportedError(f"{shown}: {escape(half)} is not supported, lora_A and lora_B are")
-            else:
-                name = module.replace(".modules_to_save.default", "").replace(".modules_to_save", "").replace(".base_layer", "")
-                if name in changes:
-                    raise FormatError(f"{shown}: expected one weight in place of {escape(name)}, found two")
-                changes[name] = Replacement(part)
-        for module, parts in halves.items():
+            module, what = _split(key.removeprefix(PREFIX))
+            if what and what not in PARTS:
+                raise UnsupportedError(f"{shown}: {escape(what)} is not supported, lora_A and lora_B are")
+            found = None if what else _WRAPPER.search(module)
+            name = module if found is None else module[:found.start()] + module[found.end():]
+            group, place = (modules, what) if what else (wholes, found.group(1) if found else "")
+            if place in group.setdefault(name, {}):
+                raise FormatError(f"{shown}: expected one {what or 'weight'} for {escape(name)}, found two")
+            group[name][place] = Part(file, key, entry)
+        changes = self._whole_weights(file.name, wholes)
+        for module, parts in modules.items():
             name = f"{module}.weight"
-            low_rank = self._low_rank(file.name, module, parts)
-            whole = changes.get(name)
-            if isinstance(whole, Replacement):         # saved along, as PEFT does with an embedding
-                if tuple(whole.shape) != low_rank.shape:
-                    raise FormatError(f"{file.name}: {escape(name)}: expected {shape_text(low_rank.shape)}, as its LoRA has, found "
-                                      f"{shape_text(whole.shape)}")
-                low_rank = replace(low_rank, base=whole.part)
-            changes[name] = low_rank
+            change = self._token_rows(file.name, module, parts) if TOKENS in parts else self._low_rank(file.name, module, parts)
+            if change is None:
+                changes.pop(name, None)
+                continue
+            saved = changes.get(name)
+            if saved is not None:                      # saved along, as PEFT does with an embedding
+                if not change.fits(saved.shape):
+                    raise FormatError(f"{file.name}: {escape(name)}: expected {shape_text(change.shape)}, as what changes it has, "
+                                      f"found {shape_text(saved.shape)}")
+                change = replace(change, whole=saved.whole)
+            changes[name] = change
         if not changes:
             raise FormatError(f"{file.name}: expected an adapter's tensors, found none")
+        self._check_tokens(file.name, changes)
         return changes
 
-    def _low_rank(self, file: str, module: str, parts: Mapping[str, _Part]) -> LowRank:
+    def _whole_weights(self, file: str, wholes: Mapping[str, Mapping[str, Part]]) -> dict[str, Change]:
+        """Of a weight that stands there under several names: PEFT saves a vocabulary that has grown with its wrapper, and loads
+        the plain one."""
+        changes: dict[str, Change] = {}
+        for name, places in wholes.items():
+            places = {place: part for place, part in places.items() if place != "original_module"}
+            if {"", "modules_to_save"} == set(places):
+                del places["modules_to_save"]
+            if len(places) > 1:
+                raise FormatError(f"{file}: expected one weight in place of {escape(name)}, found two")
+            changes |= {name: Replacement(part) for part in places.values()}
+        return changes
+
+    def _token_rows(self, file: str, module: str, parts: Mapping[str, Part]) -> TokenRows | None:
+        """None of a head that repeats its embedding's rows, as PEFT saves them where both are one."""
+        part, shown = parts[TOKENS], f"{file}: {escape(module)}"
+        if len(parts) > 1:
+            raise FormatError(f"{shown}: expected {TOKENS} alone, found others too")
+        tokens = self._settings.tokens_of(module)
+        if tokens is None and module == HEAD_MODULE and self._settings.tokens_of(EMBEDDING_MODULE) is not None:
+            return None
+        if tokens is None:
+            raise FormatError(f"{shown}: expected a module of trainable_token_indices, found another")
+        if len(part.entry.shape) != 2 or part.entry.shape[0] != len(tokens):
+            raise FormatError(f"{shown}: expected {len(tokens)} rows, as trainable_token_indices says, found "
+                              f"{shape_text(part.entry.shape)}")
+        return TokenRows(part, tokens)
+
+    def _check_tokens(self, file: str, changes: Mapping[str, Change]) -> None:
+        """Every module of trainable_token_indices has its rows, but for a head that repeats its embedding's."""
+        tokens = self._settings.tokens
+        found = {name for name in tokens for weight, change in changes.items()
+                 if isinstance(change, TokenRows) and _ends_in(weight.removesuffix(".weight"), name)}
+        for name in tokens:
+            if name not in found and not (name == HEAD_MODULE and tokens[name] == tokens.get(EMBEDDING_MODULE)):
+                raise FormatError(f"{file}: expected rows for {escape(name)}, which trainable_token_indices names, found none")
+
+    def _low_rank(self, file: str, module: str, parts: Mapping[str, Part]) -> LowRank:
         embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
         names = ["lora_embedding_A", "lora_embedding_B"] if embedding else ["lora_A", "lora_B"]
         if self._settings.dora:
@@ -205,13 +273,17 @@ class PeftAdapter:
         return LowRank(a, b, alpha / (math.sqrt(rank) if settings.rslora else rank), embedding, magnitude)
 
 
+_SPLIT = re.compile(r"(.+)\.(lora_(?:A|B)(?=\.)|lora_embedding_[AB]|lora_\w+?|token_adapter\.trainable_tokens_delta)"
+                    r"(\.default)?(\.weight|\.bias)?")
+
+
 def _ends_in(module: str, name: str) -> bool:
     return module == name or module.endswith(f".{name}")
 
 
 def _split(key: str) -> tuple[str, str]:
     """ "..q_proj.lora_A[.default].weight" -> "..q_proj", "lora_A"; "..norm.weight" -> itself, "" """
-    found = re.fullmatch(r"(.+)\.(lora_(?:A|B)(?=\.)|lora_embedding_[AB]|lora_\w+?)(\.default)?(\.weight|\.bias)?", key)
+    found = _SPLIT.fullmatch(key)
     if found is None:
         return key, ""
     if found.group(4) == ".bias":
@@ -232,6 +304,7 @@ class _Settings:
     rank_pattern: Mapping[str, float]
     alpha_pattern: Mapping[str, float]
     target_modules: list[str] | None               # None: a pattern, or all
+    tokens: Mapping[str, tuple[int, ...]]          # the end of a module's name -> the rows that were trained
 
     def of(self, patterns: Mapping[str, float], module: str, default: float) -> float:
         """The first pattern that a module's name ends in counts; a plain name is its own pattern."""
@@ -244,6 +317,9 @@ class _Settings:
         """Whether a module is one that the config says was trained."""
         listed = self.target_modules
         return listed is None or any(_ends_in(module, target) for target in listed)
+
+    def tokens_of(self, module: str) -> tuple[int, ...] | None:
+        return next((tokens for name, tokens in self.tokens.items() if _ends_in(module, name)), None)
 
 
 def _settings(config: Mapping[str, Any]) -> _Settings:
@@ -263,7 +339,7 @@ def _settings(config: Mapping[str, Any]) -> _Settings:
     settings = _Settings(fields.integer("r", 1, MAX_RANK), fields.number("lora_alpha"), fields.flag("use_rslora", False),
                          fields.flag("use_dora", False), fields.flag("fan_in_fan_out", False),
                          _patterns(fields, "rank_pattern", whole=True), _patterns(fields, "alpha_pattern", whole=False),
-                         _targets(fields))
+                         _targets(fields), _tokens(fields))
     fields.finish()
     return settings
 
@@ -276,6 +352,22 @@ def _targets(fields: Fields) -> list[str] | None:
         fields.wrong("target_modules", "a name or an array of names")
         return None
     return listed
+
+
+def _tokens(fields: Fields) -> dict[str, tuple[int, ...]]:
+    """trainable_token_indices: ids of the embedding's, or of each module's that is named."""
+    key = "trainable_token_indices"
+    given = fields.values.get(key)
+    if given in (None, False, [], {}):
+        return {}
+    named = given if isinstance(given, dict) else {EMBEDDING_MODULE: given}
+    for name, tokens in named.items():
+        shown = f"{key}.{escape(name)}" if isinstance(given, dict) else key
+        plain = isinstance(tokens, list) and all(isinstance(token, int) and not isinstance(token, bool) for token in tokens)
+        if not plain or not tokens or min(tokens) < 0 or len(set(tokens)) < len(tokens):
+            fields.wrong(shown, "different token ids", tokens)
+            return {}
+    return {name: tuple(tokens) for name, tokens in named.items()}
 
 
 def _patterns(fields: Fields, key: str, whole: bool) -> dict[str, float]:
