@@ -138,6 +138,25 @@ def test_every_kind_of_source(tmp_path: Path, base: Path, kind: str, rows: int) 
     out.close()
 
 
+def test_over_bitsandbytes(tmp_path: Path) -> None:
+    """Its blocks decoded, with the new rows beside them."""
+    pytest.importorskip("bitsandbytes")
+    from test_sources_bitsandbytes import SPEC as PACKED
+    from test_sources_bitsandbytes import folder_of
+
+    folder, full = folder_of(tmp_path / "base", PACKED, "nf4", True)
+    plain = models.make_hf_model_numpy(tmp_path / "plain", PACKED)
+    save_file({name: value.contiguous().clone() for name, value in full.items()}, plain / "model.safetensors")
+    expected = merged_values(trained(plain, tmp_path / "adapter", "bf16", rows=ROWS, modules_to_save=BOTH, target_modules=["q_proj"]))
+    (tmp_path / "adapter" / "tokenizer.json").write_text(models.bpe_tokenizer_json(ROWS))
+    source = opened(folder, tmp_path / "adapter")
+    check_merged(source, expected, "bf16")
+    source.close()
+    converter.convert(folder, tmp_path / "out", lora=tmp_path / "adapter")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["vocab_size"] == ROWS and "quantization_config" not in config
+
+
 # ---- what is written ----
 
 
