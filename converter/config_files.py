@@ -30,7 +30,7 @@ from .config import (
 from .config_layers import flags_of
 from .config_rope import YARN_BETA_FAST, YARN_BETA_SLOW, yarn_sharpening
 from .errors import FormatError, UnsupportedError, escape
-from .families import AFTER, ARCHITECTURES, BEFORE, BOTH, EXPERTS, FAMILIES, NO_ROPE, NO_SCALES, OF_GGUF, WINDOW, Facts
+from .families import AFTER, ARCHITECTURES, BEFORE, BOTH, EXPERTS, FAMILIES, NO_ROPE, NO_SCALES, OF_GGUF, WINDOW, Facts, Family
 from .fields import Fields, show
 
 # -- GGUF keys ---------------------------------------------------------------------------------------------------------------
@@ -95,26 +95,32 @@ def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: 
     experts = _gguf_experts(fields, facts, shapes)
     windowed, flags = _gguf_layers(fields, facts, n_layers, window, _layers_with_experts(shapes, n_layers, experts["n_experts"]))
     window = window if windowed else 0
-    theta_local = fields.number("rope.freq_base_swa", facts.theta_local) if window else 0.0
-    if theta_local and not facts.theta_local and theta_local != theta:
+    own = theta if facts.local_plain else facts.theta_local
+    theta_local = fields.number("rope.freq_base_swa", own) if window else 0.0
+    if theta_local and not own and theta_local != theta:
         fields.unsupported("rope.freq_base_swa", f"an architecture {facts.name} with one rope is")
-    theta_local = theta_local if facts.theta_local else 0.0
+    theta_local = theta_local if own else 0.0
     config = ModelConfig(
         architecture=facts.name, dim=dim, hidden_dim=hidden_dim, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads,
         head_dim=head_dim, vocab_size=vocab_size, seq_len=trained_ctx, trained_ctx=trained_ctx, rope_theta=shortest(theta),
         norm_eps=shortest(fields.number("attention.layer_norm_rms_epsilon", below=1.0)), shared_classifier=shared_classifier,
         rotary_dim=fields.integer("rope.dimension_count", 1, MAX_DIM, default=head_dim), sliding_window=window,
-        hf_model_type=OF_GGUF.get(facts.name) or ("mixtral" if experts["n_experts"] else "mistral" if window else "llama"),
+        hf_model_type=_family(facts, experts["n_experts"] > 0, window > 0).model_type,
         bos_id=bos, eos_ids=eos, pad_id=pad, rope_theta_local=shortest(theta_local), layer_flags=flags, **rope, **experts,
         **_gguf_scales(fields, facts, dim, n_heads, head_dim, n_layers))
     config = replace(config, **_biases(config.hf_model_type, shapes))
     if config.rotary_dim != head_dim and not FAMILIES[config.hf_model_type].partial_rotary:
         fields.unsupported("rope.dimension_count", f"only the head's own length ({head_dim}) is")
-    if window and facts.name == "olmo2":
-        fields.unsupported("attention.sliding_window", "an olmo2 model without a window is")
     check_heads(fields, config, (f"{facts.name}.embedding_length", "attention.head_count", "attention.head_count_kv",
                                  "attention.key_length"))
     return config, fields.finish()
+
+
+def _family(facts: Facts, experts: bool, window: bool) -> Family:
+    """Of the architecture's families, in their order, the one that has experts and a window where the file does."""
+    families = OF_GGUF[facts.name]
+    fitting = [family for family in families if bool(family.expert_keys) == experts] or families
+    return next((family for family in fitting if (family.window != "none") == window), fitting[0])
 
 
 def _biases(model_type: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, bool]:
@@ -380,7 +386,7 @@ def _check_family(config: ModelConfig, facts: Facts, name: str) -> None:
                                f"{config.rope_scaling}, only 1 is")
     if config.n_experts and not facts.experts:
         raise UnsupportedError(f"{name}: header: n_experts: {config.n_experts} is not supported, only 0 is")
-    if config.rope_theta_local and not facts.theta_local:
+    if config.rope_theta_local and not facts.theta_local and not facts.local_plain:
         raise UnsupportedError(f"{name}: header: rope_theta_local: {config.rope_theta_local:g} is not supported, only 0 is")
 
 

@@ -65,8 +65,8 @@ class Sizes:
 
 def read_rope(fields: Fields, family: Family, sizes: Sizes) -> tuple[Rope, float]:
     """rope_theta and rope_scaling (transformers 4), rope_parameters (5), or both where they agree; and the theta of the layers with
-    a window, 0 where they are like the others. Two ropes are the affair of families that have `rope_local_base_freq`."""
-    two = "rope_local_base_freq" in family.reads
+    a window, 0 where they are like the others. Two ropes are the affair of families that have a `theta_local`."""
+    two = family.theta_local > 0
     blocks: list[tuple[str, Mapping[str, Any], Rope]] = []
     local: dict[str, Any] = {}
     for key in ("rope_scaling", "rope_parameters"):
@@ -90,8 +90,11 @@ def read_rope(fields: Fields, family: Family, sizes: Sizes) -> tuple[Rope, float
         if nested is not None:
             fields.unsupported(f"{key}.{nested}", "one rope for all layers is", block[nested])
             continue
+        if two and key == "rope_parameters":
+            fields.wrong(key, "full_attention and sliding_attention, each with its own")
+            continue
         blocks.append((key, block, _block(fields.within(key, block), fields, family, sizes)))
-    return _agreed(fields, family, blocks, sizes), _theta_local(fields, local) if two else 0.0
+    return _agreed(fields, family, blocks, sizes), _theta_local(fields, family, local) if two else 0.0
 
 
 def _agreed(fields: Fields, family: Family, blocks: list[tuple[str, Mapping[str, Any], Rope]], sizes: Sizes) -> Rope:
@@ -126,17 +129,24 @@ def _local_block(inner: Fields) -> dict[str, Any]:
     return {"rope_theta": local.number("rope_theta")} if local.has("rope_theta") else {}
 
 
-def _theta_local(fields: Fields, local: Mapping[str, Any]) -> float:
+def _theta_local(fields: Fields, family: Family, local: Mapping[str, Any]) -> float:
     thetas = dict(local)
     if fields.has("rope_local_base_freq"):
         thetas["rope_local_base_freq"] = fields.number("rope_local_base_freq")
     if len(set(thetas.values())) > 1:
         fields.log.add(f"rope_local_base_freq: {show(fields.values['rope_local_base_freq'])} and the rope_theta of "
                        f"sliding_attention, {show(local['rope_theta'])}, disagree")
-    if not thetas:
-        fields.default_used("rope_local_base_freq", 10000.0, "Gemma3TextConfig")
-        return 10000.0
-    return float(next(iter(thetas.values())))
+    if thetas:
+        return float(next(iter(thetas.values())))
+    own_key = "rope_local_base_freq" in family.reads
+    if not own_key and fields.has("rope_theta"):
+        # for the layers with a window too in transformers 4, for the others alone in 5
+        if fields.values["rope_theta"] != family.theta_local:
+            fields.unsupported("rope_theta", f"only {family.theta_local:g} is where rope_parameters.sliding_attention does not say it")
+        return family.theta_local
+    fields.default_used("rope_local_base_freq" if own_key else "rope_parameters.sliding_attention.rope_theta", family.theta_local,
+                        family.hf_class)
+    return family.theta_local
 
 
 def _type_of(block: Mapping[str, Any]) -> Any:

@@ -48,8 +48,9 @@ def _rope(config: ModelConfig) -> dict[str, Any]:
     block = rope_to_hf(config)
     scaled = {"rope_theta": config.rope_theta, **block}
     old = {"rope_theta": config.rope_theta, "rope_scaling": block if config.rope_scaling != "none" else None}
-    if "rope_local_base_freq" in FAMILIES[config.hf_model_type].writes:
-        local = {"rope_theta": config.rope_theta_local or 10000.0, "rope_type": "default"}
+    theta_local = FAMILIES[config.hf_model_type].theta_local
+    if theta_local:
+        local = {"rope_theta": config.rope_theta_local or theta_local, "rope_type": "default"}
         return {**old, "rope_parameters": {"full_attention": scaled, "sliding_attention": local}}
     if config.rotary_dim != config.head_dim:
         scaled["partial_rotary_factor"] = config.rotary_dim / config.head_dim
@@ -79,7 +80,7 @@ _VALUES: dict[str, Callable[[ModelConfig], Any]] = {
     "query_pre_attn_scalar": lambda config: _whole(config.attention_scale ** -2) if config.attention_scale else config.head_dim,
     "attn_logit_softcapping": lambda config: config.attn_softcap or None,
     "final_logit_softcapping": lambda config: config.final_softcap or None,
-    "rope_local_base_freq": lambda config: config.rope_theta_local or 10000.0,
+    "rope_local_base_freq": lambda config: config.rope_theta_local or FAMILIES[config.hf_model_type].theta_local,
     "original_max_position_embeddings": lambda config: config.rope_original_ctx or config.trained_ctx,
     "partial_rotary_factor": lambda config: config.rotary_dim / config.head_dim,
 }

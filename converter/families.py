@@ -46,8 +46,10 @@ class Facts:
     full_period: int = 0           # every n-th layer is without the window; 0: none is
     no_rope_period: int = 0        # every n-th layer is without rope; 0: none is
     theta_local: float = 0.0       # of layers with a window, where no key says it; 0: as the others
+    local_plain: bool = False      # layers with a window have the theta of the others, and no scaling
     wide_layers: int = 0           # llama.cpp takes 1/sqrt(dim / n_heads) for the attention scale at that many layers
     windowed: bool = False         # whether llama.cpp has a window for it
+    pattern_listed: bool = False   # GGUF files list the layers that have the window even where they are the architecture's own
 
 
 ARCHITECTURES: dict[str, Facts] = {facts.name: facts for facts in (
@@ -56,7 +58,8 @@ ARCHITECTURES: dict[str, Facts] = {facts.name: facts for facts in (
     Facts("qwen3", HALF_SPLIT, qk_norm="head"),
     Facts("qwen3moe", HALF_SPLIT, qk_norm="head", experts=True),
     Facts("granite", biased=True, scales=SCALES[:4], logit_divisor=True),
-    Facts("olmo2", HALF_SPLIT, norms=AFTER, qk_norm="row", full_period=4),
+    Facts("olmo2", HALF_SPLIT, norms=AFTER, qk_norm="row", full_period=4, local_plain=True, windowed=True,
+          pattern_listed=True),
     Facts("smollm3", no_rope_period=4),
     Facts("gemma", HALF_SPLIT, "gelu_tanh", embedding_sqrt=True, norm_offset=1.0),
     Facts("gemma2", HALF_SPLIT, "gelu_tanh", BOTH, embedding_sqrt=True, norm_offset=1.0, full_period=2, wide_layers=46,
@@ -79,6 +82,7 @@ class Family:
     architecture: str              # the word in `architectures`
     gguf: str = "llama"            # ARCHITECTURES' row
     rope_theta: float = 10000.0
+    theta_local: float = 0.0               # of layers with a window, which have a rope of their own; 0: there is one rope
     norm_eps: float = 1e-6
     trained_ctx: int = 2048
     n_kv_heads: int | None = None          # None: n_heads
@@ -127,6 +131,8 @@ FAMILIES: dict[str, Family] = {family.model_type: family for family in (
            reads=(*_BIASES, "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling"),
            writes=(*_BIASES, "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling")),
     Family("olmo2", "Olmo2Config", "Olmo2ForCausalLM", "olmo2", norm_eps=1e-5, reads=_BIAS, writes=_BIAS),
+    Family("olmo3", "Olmo3Config", "Olmo3ForCausalLM", "olmo2", rope_theta=5e5, theta_local=5e5, norm_eps=1e-5, window="pattern",
+           sliding_window=4096, reads=(*_BIAS, "layer_types"), writes=(*_BIAS, "sliding_window", "layer_types")),
     Family("smollm3", "SmolLM3Config", "SmolLM3ForCausalLM", "smollm3", rope_theta=2e6, trained_ctx=32768, n_kv_heads=4, tied=True,
            window="without_rope",
            reads=(*_BIASES, "no_rope_layers", "no_rope_layer_interval", "use_sliding_window", "layer_types", "pretraining_tp"),
@@ -139,7 +145,7 @@ FAMILIES: dict[str, Family] = {family.model_type: family for family in (
            writes=(*_BIAS, "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
                    "sliding_window", "layer_types"), **_GEMMA),
     Family("gemma3_text", "Gemma3TextConfig", "Gemma3ForCausalLM", "gemma3", n_kv_heads=4, window="pattern", sliding_window=4096,
-           rope_theta=1e6, activation_key="hidden_activation",
+           rope_theta=1e6, theta_local=10000.0, activation_key="hidden_activation",
            reads=(*_BIAS, "final_logit_softcapping", "query_pre_attn_scalar", "layer_types", "rope_local_base_freq",
                   "sliding_window_pattern"),
            writes=(*_BIAS, "final_logit_softcapping", "query_pre_attn_scalar", "sliding_window", "layer_types",
@@ -151,8 +157,10 @@ FAMILIES: dict[str, Family] = {family.model_type: family for family in (
 
 BY_ARCHITECTURE: dict[str, str] = {family.architecture: family.model_type for family in FAMILIES.values()}
 
-# The family of a GGUF file that carries no config.json, by its architecture; llama's depends on the file.
-OF_GGUF: dict[str, str] = {family.gguf: family.model_type for family in FAMILIES.values() if family.gguf != "llama"}
+# The families of each GGUF architecture, for a file that carries no config.json.
+OF_GGUF: dict[str, tuple[Family, ...]] = {
+    name: tuple(family for family in FAMILIES.values() if family.gguf == name) for name in ARCHITECTURES}
+
 
 # Keys that change the maths in some family, and the values that leave it as it is (absent and null always do). A family's own
 # `reads` are exempt.

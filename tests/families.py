@@ -89,6 +89,19 @@ FAMILIES |= {
     "llama3": FamilySpec("Llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0,
                                                        "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}, seed=29),
     "mistral": FamilySpec("Mistral", {"sliding_window": 13}, seed=30),
+    "olmo3": FamilySpec("Olmo3", {"num_hidden_layers": 5, "sliding_window": 11, "num_attention_heads": 6, "num_key_value_heads": 3,
+                                  "rope_parameters": {"full_attention": YARN,
+                                                      "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+                        gguf="olmo2", seed=31),
+    "olmo3-listed": FamilySpec("Olmo3", {"layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
+                                         "sliding_window": 17,
+                                         "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 3.0, "rope_theta": 1e4},
+                                                             "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+                               gguf="olmo2", seed=32),
+    "olmo3-bias": FamilySpec("Olmo3", {"attention_bias": True, "sliding_window": 13,
+                                       "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4},
+                                                           "sliding_attention": {"rope_type": "default", "rope_theta": 3e3}}},
+                             gguf="olmo2", seed=35),
 }
 NO_GGUF = ("llama-dynamic",)                        # GGUF has no key for it
 

@@ -432,6 +432,55 @@ def test_gguf_without_a_base_takes_the_reference_reader_s() -> None:
     assert warnings == ["m.gguf: llama.rope.freq_base is absent, 10000.0 taken, the default of GGUF's reference reader"]
 
 
+# allenai/Olmo-3-1025-7B, as transformers 4 writes it.
+OLMO3 = {
+    "architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "attention_bias": False, "attention_dropout": 0.0,
+    "eos_token_id": 100257, "hidden_act": "silu", "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 11008,
+    "layer_types": [*["sliding_attention"] * 3, "full_attention"] * 8, "max_position_embeddings": 65536, "num_attention_heads": 32,
+    "num_hidden_layers": 32, "num_key_value_heads": 32, "pad_token_id": 100277, "rms_norm_eps": 1e-06, "rope_theta": 500000,
+    "rope_scaling": {"attention_factor": 1.2079441541679836, "beta_fast": 32.0, "beta_slow": 1.0, "factor": 8.0,
+                     "original_max_position_embeddings": 8192, "rope_type": "yarn"},
+    "sliding_window": 4096, "tie_word_embeddings": False, "use_cache": False, "vocab_size": 100278,
+}
+
+
+def test_olmo3_as_published() -> None:
+    """Its scaling is of the layers without a window alone."""
+    from transformers import Olmo3Config
+
+    config, warnings = config_from_hf(OLMO3)
+    theirs = Olmo3Config.from_dict(json.loads(json.dumps(OLMO3)))
+    full, local = theirs.rope_parameters["full_attention"], theirs.rope_parameters["sliding_attention"]
+    assert (config.architecture, config.hf_model_type, warnings) == ("olmo2", "olmo3", [])
+    assert (config.rope_scaling, config.rope_theta, config.rope_factor, config.rope_attn_factor, config.rope_original_ctx) == (
+        full["rope_type"], full["rope_theta"], full["factor"], full["attention_factor"], full["original_max_position_embeddings"])
+    assert local == {"rope_type": "default", "rope_theta": config.rope_theta_local}
+    assert config.sliding_window == theirs.sliding_window
+    assert [bool(flag) for flag in config.flags] == [kind == "sliding_attention" for kind in theirs.layer_types]
+    unlisted = {key: value for key, value in OLMO3.items() if key not in ("layer_types", "sliding_window")}
+    again, said = config_from_hf(unlisted)
+    assert again == config and said == ["config.json: sliding_window is absent, 4096 taken, the default of Olmo3Config"]
+
+
+def test_a_theta_that_transformers_4_and_5_give_to_different_layers_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="rope_theta: 10000 is not supported, only 500000 is where rope_parameters."
+                                               "sliding_attention does not say it"):
+        config_from_hf({**OLMO3, "rope_theta": 10000})
+    both = {"full_attention": {"rope_type": "default", "rope_theta": 10000},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000}}
+    config, _warnings = config_from_hf({**OLMO3, "rope_theta": 10000, "rope_scaling": None, "rope_parameters": both})
+    assert (config.rope_theta, config.rope_theta_local) == (10000, 10000)
+
+
+@pytest.mark.parametrize("values", [OLMO3 | {"rope_scaling": None}, {
+    "model_type": "gemma3_text", "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 99, "intermediate_size": 96,
+    "num_hidden_layers": 2}], ids=["olmo3", "gemma3"])
+def test_one_rope_for_layers_of_two_kinds_is_refused(values: dict[str, Any]) -> None:
+    """transformers passes over it."""
+    with pytest.raises(FormatError, match="rope_parameters: expected full_attention and sliding_attention, each with its own, found "):
+        config_from_hf({**values, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6}})
+
+
 @pytest.mark.parametrize("rope", [{"full_attention": [1], "sliding_attention": {}}, {"full_attention": {}, "sliding_attention": 3}])
 def test_a_rope_block_of_some_layers_is_an_object(rope: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match=r"rope_parameters\.\w+: expected an object or null, found "):

@@ -93,7 +93,7 @@ def test_a_gguf_gives_the_same_bits(case: Callable[[str], Case], name: str) -> N
 
 # ---- the same bits ----
 
-SHAPED = ("llama-bias", "qwen2-window", "olmo2", "gemma3", "phi4-mini", "qwen3-moe", "granite")       # every new op among them
+SHAPED = ("llama-bias", "qwen2-window", "olmo2", "olmo3", "gemma3", "phi4-mini", "qwen3-moe", "granite")       # every new op among them
 
 
 @pytest.mark.parametrize("name", SHAPED)
@@ -158,6 +158,19 @@ def test_a_gguf_without_our_keys_comes_back(case: Callable[[str], Case], name: s
     assert_close(models.transformers_logits(models.transformers_model(tmp_path / "back"), made.ids), made.expected)
 
 
+@pytest.mark.parametrize(("name", "keys"), [
+    ("olmo3", {"attention.sliding_window": 11, "attention.sliding_window_pattern": [True, True, True, False, True],
+               "rope.scaling.type": "yarn", "rope.freq_base_swa": None}),
+    ("olmo3-listed", {"attention.sliding_window": 17, "attention.sliding_window_pattern": [False, True, True, False],
+                      "rope.scaling.type": "linear", "rope.freq_base_swa": None}),
+    ("olmo3-bias", {"attention.sliding_window": 13, "attention.sliding_window_pattern": [True, True, True, False],
+                    "rope.scaling.type": None, "rope.freq_base_swa": 3000.0}),
+    ("olmo2", {"attention.sliding_window": None, "attention.sliding_window_pattern": None, "rope.freq_base_swa": None})])
+def test_an_olmo_s_keys_are_those_of_olmo2(case: Callable[[str], Case], name: str, keys: dict[str, Any]) -> None:
+    found = converter.inspect(case(name).file("gguf"))["metadata"]
+    assert {key: found.get(f"olmo2.{key}") for key in keys} == keys
+
+
 def bare(path: Path, out: Path) -> Path:
     """A copy of a GGUF without the keys that begin with ak42."""
     source = converter.sources.open_source(path)
@@ -203,7 +216,8 @@ def test_dynamic_rope_grows_with_the_context_of_the_session(case: Callable[[str]
 
 @pytest.mark.parametrize(("name", "said"), [
     ("qwen2-window", "sliding window of 13"), ("smollm3-listed", "every fourth layer"), ("gemma2", "attention scale"),
-    ("phi3", "sliding window of 21"), ("qwen3-moe-mixed", "experts in every layer"), ("qwen2-yarn", "beta_fast and beta_slow"), ("smollm3-bias", "no biases of attn_output")])
+    ("phi3", "sliding window of 21"), ("qwen3-moe-mixed", "experts in every layer"), ("qwen2-yarn", "beta_fast and beta_slow"), ("smollm3-bias", "no biases of attn_output"),
+    ("olmo3-bias", "the rope_theta of 10000 in the layers with a window too, where this model has 3000")])
 def test_what_llama_cpp_will_not_do_is_said(name: str, said: str, tmp_path: Path) -> None:
     report = converter.convert(families.make(tmp_path / "hf", families.FAMILIES[name]), tmp_path / "m.gguf")
     assert any(said in warning and "llama.cpp" in warning for warning in report.warnings), report.warnings

@@ -22,7 +22,7 @@ import pyllama
 from converter.config import config_from_hf
 
 TESTED = ("qwen2", "qwen2-window", "qwen3", "granite", "olmo2", "smollm3", "smollm3-listed", "gemma", "gemma2", "gemma3", "phi3",
-          "phi4-mini", "mixtral", "qwen3-moe", "qwen3-moe-mixed", "llama-yarn", "llama-longrope", "llama-dynamic", "mistral-nemo", "llama-bias", "qwen3-bias", "llama3", "mistral")
+          "phi4-mini", "mixtral", "qwen3-moe", "qwen3-moe-mixed", "llama-yarn", "llama-longrope", "llama-dynamic", "mistral-nemo", "llama-bias", "qwen3-bias", "llama3", "mistral", "olmo3", "olmo3-listed", "olmo3-bias")
 IDLE = ("transformers_version", "dtype", "torch_dtype", "architectures", "model_type", "initializer_range", "use_cache",
         "attention_dropout", "resid_pdrop", "embd_pdrop", "router_aux_loss_coef", "router_jitter_noise", "output_router_logits",
         "bos_token_id", "eos_token_id", "pad_token_id", "_name_or_path", "cache_implementation")

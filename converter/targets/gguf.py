@@ -77,6 +77,9 @@ def warnings(plan: Plan) -> list[str]:
     if 0 < config.sliding_window < config.trained_ctx and not facts.windowed:
         lines.append(f"llama.cpp ignores the sliding window of {config.sliding_window} for this architecture: beyond that many "
                      "tokens it attends to more than the model was trained for")
+    if _has_local_key(config) and facts.local_plain:
+        lines.append(f"llama.cpp takes the rope_theta of {config.rope_theta:g} in the layers with a window too, where this model has "
+                     f"{config.rope_theta_local:g}")
     if _rotated(config) is not None:
         lines.append("llama.cpp takes every fourth layer to be without rope, which this model's layers are not")
     if facts.wide_layers and _attention_scale(config) is not None:
@@ -160,7 +163,7 @@ def _layer_keys(config: ModelConfig) -> dict[str, tuple[int, Any]]:
     windowed = [bool(flag & WINDOW) for flag in config.flags]
     if config.sliding_window:
         keys["attention.sliding_window"] = (U32, config.sliding_window)
-        if windowed != _by_period(config, config.facts.full_period):
+        if config.facts.pattern_listed or windowed != _by_period(config, config.facts.full_period):
             keys["attention.sliding_window_pattern"] = (ARRAY, (BOOL, windowed))
     elif config.architecture == "phi3":
         keys["attention.sliding_window"] = (U32, 0)          # llama.cpp's reader wants the key
@@ -209,10 +212,15 @@ def _attention_scale(config: ModelConfig) -> float | None:
     return None if abs(scale - taken) <= 3e-7 * taken else scale
 
 
+def _has_local_key(config: ModelConfig) -> bool:
+    """Whether layers with a window have a rope_theta of their own that no reader takes by itself."""
+    return config.rope_theta_local > 0 and not (config.facts.local_plain and config.rope_theta_local == config.rope_theta)
+
+
 def _rope_keys(config: ModelConfig) -> dict[str, tuple[int, Any]]:
     """rope.scaling.*: llama3's factors are a tensor, rope_freqs.weight, and longrope's are two."""
     keys: dict[str, tuple[int, Any]] = {}
-    if config.rope_theta_local:
+    if _has_local_key(config):
         keys["rope.freq_base_swa"] = (F32, config.rope_theta_local)
     if config.rope_scaling in ("linear", "yarn", "longrope"):
         keys["rope.scaling.type"] = (STRING, config.rope_scaling)

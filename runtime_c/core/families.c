@@ -4,7 +4,8 @@
 /* The names in the order of the rows; a test compares. */
 #define ARCHITECTURES "llama, qwen2, qwen3, qwen3moe, granite, olmo2, smollm3, gemma, gemma2, gemma3, phi3"
 #define MODEL_TYPES \
-    "llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, granite, olmo2, smollm3, gemma, gemma2, gemma3_text, phi3"
+    "llama, mistral, mixtral, qwen2, qwen3, qwen3_moe, granite, olmo2, olmo3, smollm3, gemma, gemma2, gemma3_text, " \
+    "phi3"
 
 static const family table[] = {
     {.gguf = "llama", .model_flags = MODEL_EXPERTS_NORM, .flags = FAMILY_EXPERTS,
@@ -15,7 +16,8 @@ static const family table[] = {
      .flags = FAMILY_QK_NORM | FAMILY_EXPERTS, .model_types = {"qwen3_moe"}},
     {.gguf = "granite", .flags = FAMILY_SCALES, .model_types = {"granite"}},
     {.gguf = "olmo2", .rope_layout = ROPE_LAYOUT_HALF_SPLIT, .model_flags = MODEL_NORM_AFTER,
-     .flags = FAMILY_QK_NORM | FAMILY_LOCAL_PLAIN, .full_period = 4, .model_types = {"olmo2"}},
+     .flags = FAMILY_QK_NORM | FAMILY_LOCAL_PLAIN, .full_period = 4,
+     .model_types = {"olmo2", "olmo3"}},
     {.gguf = "smollm3", .no_rope_period = 4, .model_types = {"smollm3"}},
     {.gguf = "gemma", .rope_layout = ROPE_LAYOUT_HALF_SPLIT, .activation = ACTIVATION_GELU_TANH,
      .flags = FAMILY_EMBEDDING_SQRT, .model_types = {"gemma"}},
