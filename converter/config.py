@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from .config_family import named_family, refuse_activations, refuse_changed_maths, text_alone
 from .config_layers import flags_of, read_experts, read_rotated, read_windows
 from .config_rope import Sizes, llama3_factors, read_rope
 from .config_text import config_to_hf
-from .families import ARCHITECTURES, BY_ARCHITECTURE, EXPERTS, FAMILIES, NEUTRAL_KEYS, SCALES, WINDOW, Facts, Family
+from .families import ARCHITECTURES, EXPERTS, FAMILIES, SCALES, WINDOW, Facts, Family
 from .fields import Fields, show
 
 
@@ -97,9 +98,9 @@ MAX_INT32 = (1 << 31) - 1
 # -- what the readers of all three kinds share ----------------------------------------------------------------------------------
 
 
-def token_limit_of(fields: Fields, vocab_size: int) -> int:
+def token_limit_of(fields: Fields, vocab_size: int, default: int | None = None) -> int:
     """What token ids are below: no second problem where the size of the vocabulary is one itself."""
-    return vocab_size if fields.values.get("vocab_size") == vocab_size else MAX_VOCAB
+    return vocab_size if fields.values.get("vocab_size", default) == vocab_size else MAX_VOCAB
 
 
 def check_heads(fields: Fields, config: ModelConfig, names: tuple[str, str, str, str]) -> None:
@@ -150,29 +151,25 @@ def _nearly(one: float, other: float) -> bool:
 
 # -- config.json -------------------------------------------------------------------------------------------------------------
 
-SUPPORTED = f"{', '.join(sorted(BY_ARCHITECTURE))} are"
-
-_REMEDIES = {
-    "quantization_config": "convert the checkpoint from before its quantisation",
-    "compression_config": "convert the checkpoint from before its compression",
-    "auto_map": "code that comes with a model is never run",
-}
-_ACTIVATION_KEYS = ("hidden_act", "hidden_activation", "activation_function")
-
 
 def config_from_hf(values: Mapping[str, Any], name: str = "config.json",
                    generation: Mapping[str, Any] | None = None) -> tuple[ModelConfig, list[str]]:
     """A config.json of transformers 4 or 5 (and generation_config.json's token ids, which win) -> config, warnings.
 
-    FormatError or UnsupportedError lists everything that is absent, wrong or not supported.
+    Of a class that holds a text model among others, the text model's. FormatError or UnsupportedError lists everything that is
+    absent, wrong or not supported.
     """
-    fields = Fields(values, name)
-    family = FAMILIES[_hf_family(fields)]
+    values, wrapper = text_alone(values, name)
+    fields = Fields(values, name if wrapper is None else f"{name}: text_config")
+    family = FAMILIES[named_family(fields)]
     facts = ARCHITECTURES[family.gguf]
-    _refuse_changed_maths(fields, family)
+    refuse_activations(fields, family)
+    refuse_changed_maths(fields, family.reads, (family.hf_class, family.architecture))
     dim = fields.integer("hidden_size", 1, MAX_DIM)
-    n_heads = fields.integer("num_attention_heads", 1, MAX_HEADS)
-    vocab_size = fields.integer("vocab_size", 1, MAX_VOCAB)
+    n_heads = _with_default_if_any(fields, "num_attention_heads", family.n_heads, family,
+                                   lambda: fields.integer("num_attention_heads", 1, MAX_HEADS))
+    vocab_size = _with_default_if_any(fields, "vocab_size", family.vocab_size, family,
+                                      lambda: fields.integer("vocab_size", 1, MAX_VOCAB))
     n_kv_default = n_heads
     if "num_key_value_heads" not in values and family.n_kv_heads is not None:
         n_kv_default = family.n_kv_heads
@@ -191,7 +188,7 @@ def config_from_hf(values: Mapping[str, Any], name: str = "config.json",
     with_experts = read_experts(fields, family, n_layers, experts["n_experts"])
     if not any(with_experts):
         experts = NO_EXPERTS
-    tokens = _hf_tokens(fields, generation, token_limit_of(fields, vocab_size))
+    tokens = _hf_tokens(fields, generation, token_limit_of(fields, vocab_size, family.vocab_size))
     tied = family.tied if "tie_word_embeddings" not in values else fields.flag("tie_word_embeddings", False)
     config = ModelConfig(
         architecture=facts.name, dim=dim, hidden_dim=hidden_dim, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads,
@@ -207,60 +204,16 @@ def config_from_hf(values: Mapping[str, Any], name: str = "config.json",
     return config, fields.finish()
 
 
-def _hf_family(fields: Fields) -> str:
-    """The family that `architectures` and `model_type` name; "llama" as a stand-in after a problem."""
-    listed, model_type = fields.values.get("architectures"), fields.values.get("model_type")
-    if listed is None and model_type is None:
-        fields.absent("architectures", " (and so is model_type)")
-        return "llama"
-    named = None
-    if listed is not None:
-        if not isinstance(listed, list) or len(listed) != 1 or not isinstance(listed[0], str):
-            fields.wrong("architectures", "an array of one name")
-        elif listed[0] not in BY_ARCHITECTURE:
-            fields.unsupported("architectures", SUPPORTED, listed[0])
-        else:
-            named = BY_ARCHITECTURE[listed[0]]
-    if model_type is not None:
-        if not isinstance(model_type, str):
-            fields.wrong("model_type", "a name")
-        elif model_type not in FAMILIES:
-            fields.unsupported("model_type", f"{', '.join(sorted(FAMILIES))} are")
-        elif named is not None and named != model_type:
-            fields.log.add(f"architectures and model_type disagree: {show(listed[0])} and {show(model_type)}")
-        else:
-            named = model_type
-    return named or "llama"
-
-
-def _refuse_changed_maths(fields: Fields, family: Family) -> None:
-    for key in _ACTIVATION_KEYS:
-        value = fields.values.get(key)
-        if value is not None and value not in family.activations:
-            fields.unsupported(key, f"only {show(family.activations[0])} is")
-    for key, neutral in NEUTRAL_KEYS.items():
-        value = fields.values.get(key)
-        if key in family.reads or value is None:
-            continue
-        if any(value == fine and isinstance(value, bool) == isinstance(fine, bool) for fine in neutral):
-            continue
-        if key == "auto_map" and _names_own_classes(value, family):
-            continue
-        plain = neutral and not isinstance(neutral[0], (dict, list))
-        fields.unsupported(key, f"only {show(neutral[0])} is" if plain else _REMEDIES.get(key, "it has to be absent"))
-
-
-def _names_own_classes(auto_map: Any, family: Family) -> bool:
-    """Whether the code that a folder brings along is of the very classes that transformers has: Phi-3's folders do so."""
-    return isinstance(auto_map, dict) and all(
-        isinstance(item, str) and item.split(".")[-1] in (family.hf_class, family.architecture) for item in auto_map.values())
-
-
 def _with_default(fields: Fields, key: str, default: Any, family: Family, read: Callable[[], Any]) -> Any:
     if fields.has(key):
         return read()
     fields.default_used(key, default, family.hf_class)
     return default
+
+
+def _with_default_if_any(fields: Fields, key: str, default: Any, family: Family, read: Callable[[], Any]) -> Any:
+    """Of keys that most classes have no default for that any model is of."""
+    return read() if default is None or key in fields.values else _with_default(fields, key, default, family, read)
 
 
 def _hf_head_dim(fields: Fields, family: Family, dim: int, n_heads: int) -> int:

@@ -1,7 +1,8 @@
 """The families as data: what transformers' config class of each takes for granted, and what its GGUF files leave unsaid.
 
-Two tables. `FAMILIES` is by config.json's model_type, `ARCHITECTURES` by GGUF's general.architecture, of which several families
-may be one. Nothing is computed and nothing read here. Called by the readers and writers of configs, and by arch.py.
+Three tables. `FAMILIES` is by config.json's model_type, `ARCHITECTURES` by GGUF's general.architecture, of which several families
+may be one, `WRAPPERS` by the class that holds a family's model among others. Nothing is computed and nothing read here. Called by
+the readers and writers of configs, by arch.py and by sources/hf.py.
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ class Family:
     theta_local: float = 0.0               # of layers with a window, which have a rope of their own; 0: there is one rope
     norm_eps: float = 1e-6
     trained_ctx: int = 2048
+    vocab_size: int | None = None          # None: a config.json has to say it
+    n_heads: int | None = None
     n_kv_heads: int | None = None          # None: n_heads
     head_dim: int | None = None            # None: dim / n_heads
     tied: bool = False
@@ -144,8 +147,8 @@ FAMILIES: dict[str, Family] = {family.model_type: family for family in (
            reads=(*_BIAS, "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar", "layer_types"),
            writes=(*_BIAS, "attn_logit_softcapping", "final_logit_softcapping", "query_pre_attn_scalar",
                    "sliding_window", "layer_types"), **_GEMMA),
-    Family("gemma3_text", "Gemma3TextConfig", "Gemma3ForCausalLM", "gemma3", n_kv_heads=4, window="pattern", sliding_window=4096,
-           rope_theta=1e6, theta_local=10000.0, activation_key="hidden_activation",
+    Family("gemma3_text", "Gemma3TextConfig", "Gemma3ForCausalLM", "gemma3", vocab_size=262208, n_heads=8, n_kv_heads=4,
+           window="pattern", sliding_window=4096, rope_theta=1e6, theta_local=10000.0, activation_key="hidden_activation",
            reads=(*_BIAS, "final_logit_softcapping", "query_pre_attn_scalar", "layer_types", "rope_local_base_freq",
                   "sliding_window_pattern"),
            writes=(*_BIAS, "final_logit_softcapping", "query_pre_attn_scalar", "sliding_window", "layer_types",
@@ -161,6 +164,32 @@ BY_ARCHITECTURE: dict[str, str] = {family.architecture: family.model_type for fa
 OF_GGUF: dict[str, tuple[Family, ...]] = {
     name: tuple(family for family in FAMILIES.values() if family.gguf == name) for name in ARCHITECTURES}
 
+
+# -- classes that hold a family's model among others -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wrapper:
+    """A class of transformers' whose config.json has the family's own as `text_config`, and whose tensors are the family's behind
+    a prefix, beside others that the text has no use for."""
+
+    model_type: str
+    architecture: str              # the word in `architectures`
+    text: str                      # FAMILIES' row, the model_type of text_config
+    prefixes: tuple[tuple[str, str], ...]  # what a tensor's name begins with, and what the family's own begins with in its place
+    skipped: tuple[str, ...]       # what the names of tensors that are left out begin with
+    ignored: tuple[str, ...] = ()  # keys of text_config that the family's own class goes by and this one does not
+
+
+# As published, and as the class itself has them since transformers 4.52.
+_NAMED = (("language_model.model.", "model."), ("language_model.lm_head.", "lm_head."), ("model.language_model.", "model."),
+          ("lm_head.", "lm_head."))
+_VISION = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
+
+WRAPPERS: tuple[Wrapper, ...] = (
+    Wrapper("gemma3", "Gemma3ForConditionalGeneration", "gemma3_text", _NAMED, _VISION, ("final_logit_softcapping",)),
+    Wrapper("mistral3", "Mistral3ForConditionalGeneration", "mistral", _NAMED, _VISION),
+)
 
 # Keys that change the maths in some family, and the values that leave it as it is (absent and null always do). A family's own
 # `reads` are exempt.

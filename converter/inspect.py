@@ -16,6 +16,7 @@ from typing import Any
 
 from . import strict_json
 from .config import ROPE_SCALING_FIELDS, ModelConfig, config_from_hf, differences
+from .config_family import text_alone
 from .config_files import config_from_gguf
 from .errors import ConvertError
 from .panel import TYPES as PANEL_TYPES
@@ -24,6 +25,7 @@ from .quant import BY_ID, TYPES
 from .sources import bitsandbytes
 from .sources.ak42_header import PANEL16, Ak42File, is_ak42, read_ak42, read_v0
 from .sources.gguf_parts import GgufParts, open_gguf
+from .sources.hf import part_left_out, strip_prefixes
 from .sources.hf_folder import HfFolder
 from .sources.input_file import InputFile
 from .sources.meta import MetaSource, is_meta_folder
@@ -125,6 +127,7 @@ def _folder(path: Path, context: int | None) -> dict[str, Any]:
                      "tensors": lines}
         plain, packed = bitsandbytes.plain_config(metadata, "config.json")
         config, _warnings = config_from_hf(plain, "config.json", generation)
+        _alone, wrapper = text_alone(plain, "config.json")
         if packed:
             entries = bitsandbytes.unpacked(entries, where)
     except ConvertError as error:
@@ -134,6 +137,7 @@ def _folder(path: Path, context: int | None) -> dict[str, Any]:
     finally:
         folder.close()
     shapes = {name: entry.shape for name, entry in entries.items() if not name.endswith("rotary_emb.inv_freq")
+              and not (wrapper is not None and part_left_out(strip_prefixes(name), wrapper))
               and not (config.shared_classifier and name.endswith("lm_head.weight"))}
     size = sum(_in_memory(SAFETENSORS_TYPES[entry.dtype].name, entry.shape) if entry.dtype in SAFETENSORS_TYPES else entry.nbytes
                for name, entry in entries.items() if name in shapes)

@@ -25,6 +25,7 @@ class FamilySpec:
     config_class: str = ""                         # where it is not hf_class + "Config"
     gguf: str = "llama"
     seed: int = 0
+    wrapper: str = ""                              # "Gemma3": in Gemma3ForConditionalGeneration, beside a vision tower
 
 
 SIZES = {"hidden_size": 48, "intermediate_size": 76, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -103,6 +104,13 @@ FAMILIES |= {
                                                            "sliding_attention": {"rope_type": "default", "rope_theta": 3e3}}},
                              gguf="olmo2", seed=35),
 }
+VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28,
+          "patch_size": 14}
+# Text models in a larger class. The head of the one is the embedding, the other has its own.
+WRAPPED: dict[str, FamilySpec] = {
+    "gemma3-wrapped": dataclasses.replace(FAMILIES["gemma3"], wrapper="Gemma3", seed=33),
+    "mistral3": FamilySpec("Mistral", {"head_dim": 20, "sliding_window": None, "rope_parameters": YARN}, wrapper="Mistral3", seed=34),
+}
 NO_GGUF = ("llama-dynamic",)                        # GGUF has no key for it
 
 
@@ -113,14 +121,21 @@ def build(spec: FamilySpec, **changes: Any) -> Any:
 
     config_class = getattr(transformers, spec.config_class or f"{spec.hf_class}Config")
     config = config_class(**copy.deepcopy({**SIZES, **spec.config, **changes}))
-    model = getattr(transformers, f"{spec.hf_class}ForCausalLM")._from_config(config, attn_implementation="eager").float()
+    model_class = f"{spec.hf_class}ForCausalLM"
+    if spec.wrapper:
+        vision = {**VISION, "model_type": "pixtral", "head_dim": 8} if spec.wrapper == "Mistral3" else VISION
+        config = getattr(transformers, f"{spec.wrapper}Config")(
+            text_config=config.to_dict(), vision_config=vision, image_token_index=SIZES["vocab_size"] - 1,
+            tie_word_embeddings=config.tie_word_embeddings)
+        model_class = f"{spec.wrapper}ForConditionalGeneration"
+    model = getattr(transformers, model_class)._from_config(config, attn_implementation="eager").float()
     generator = torch.Generator().manual_seed(spec.seed)
     folded = spec.gguf.startswith("gemma")
     with torch.no_grad():
         for name, values in sorted(model.state_dict().items()):
             if name == "lm_head.weight" and model.config.tie_word_embeddings:
                 continue
-            values.copy_(random_values(name, tuple(values.shape), generator, folded, model.config.hidden_size))
+            values.copy_(random_values(name, tuple(values.shape), generator, folded, config.get_text_config().hidden_size))
     model.tie_weights()
     return model.eval().requires_grad_(False)
 

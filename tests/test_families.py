@@ -12,7 +12,7 @@ import families
 import models
 import numpy as np
 import pytest
-from families import FAMILIES, NO_GGUF, FamilySpec
+from families import FAMILIES, NO_GGUF, WRAPPED, FamilySpec
 
 import converter
 import pyllama
@@ -46,11 +46,11 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], C
 
     def get(name: str) -> Case:
         if name not in cases:
-            spec = FAMILIES[name]
+            spec = (FAMILIES | WRAPPED)[name]
             model = families.build(spec)
             folder = tmp_path_factory.mktemp(name) / "hf"
             model.save_pretrained(folder)
-            ids = models.random_ids(spec.seed, PROMPT, model.config.vocab_size)
+            ids = models.random_ids(spec.seed, PROMPT, model.config.get_text_config().vocab_size)
             cases[name] = Case(spec, folder, ids, models.transformers_logits(model, ids))
         return cases[name]
 
@@ -70,7 +70,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
     assert difference.max() <= MAX_DIFF and difference.mean() <= MEAN_DIFF, (difference.max(), difference.mean())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *WRAPPED])
 def test_logits_are_those_of_transformers(case: Callable[[str], Case], name: str) -> None:
     made = case(name)
     assert made.expected.std() > 0.5                               # a model that says nothing would agree with anything
@@ -80,7 +80,7 @@ def test_logits_are_those_of_transformers(case: Callable[[str], Case], name: str
     assert np.array_equal(evaluate(path, made.ids, chunks=1), prefill)                  # decode
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in NO_GGUF])
+@pytest.mark.parametrize("name", [name for name in (*FAMILIES, *WRAPPED) if name not in NO_GGUF])
 def test_a_gguf_gives_the_same_bits(case: Callable[[str], Case], name: str) -> None:
     made = case(name)
     path = made.file("gguf")
@@ -146,7 +146,7 @@ def test_a_folder_comes_back(case: Callable[[str], Case], name: str, tmp_path: P
     assert np.array_equal(models.transformers_logits(model, made.ids), made.expected)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in NO_GGUF])
+@pytest.mark.parametrize("name", [name for name in (*FAMILIES, *WRAPPED) if name not in NO_GGUF])
 def test_a_gguf_without_our_keys_comes_back(case: Callable[[str], Case], name: str, tmp_path: Path) -> None:
     """As llama.cpp's converter writes it, without the config.json that ours carries along: the same model from the keys alone."""
     made = case(name)

@@ -15,7 +15,7 @@ import families
 import models
 import numpy as np
 import pytest
-from families import FAMILIES
+from families import FAMILIES, WRAPPED
 
 import converter
 import pyllama
@@ -26,6 +26,11 @@ TESTED = ("qwen2", "qwen2-window", "qwen3", "granite", "olmo2", "smollm3", "smol
 IDLE = ("transformers_version", "dtype", "torch_dtype", "architectures", "model_type", "initializer_range", "use_cache",
         "attention_dropout", "resid_pdrop", "embd_pdrop", "router_aux_loss_coef", "router_jitter_noise", "output_router_logits",
         "bos_token_id", "eos_token_id", "pad_token_id", "_name_or_path", "cache_implementation")
+# Keys of a wrapper that its other parts alone look at; and the one that counts only while transformers loads a folder, which
+# test_wrapped.py looks at.
+OF_OTHER_PARTS = ("vision_config", "mm_tokens_per_image", "boi_token_index", "eoi_token_index", "image_token_index",
+                  "projector_hidden_act", "vision_feature_layer", "multimodal_projector_bias", "spatial_merge_size",
+                  "tie_word_embeddings")
 PROMPT = 60
 MAX_DIFF = 1e-3
 
@@ -88,6 +93,16 @@ def variants(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{key}={other!r}", {**values, key: other}
 
 
+def wrapped_variants(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same of a wrapper's text_config, and of the keys beside it."""
+    for what, text in variants(values["text_config"]):
+        yield f"text_config: {what}", {**values, "text_config": text}
+    parts = ("text_config", *OF_OTHER_PARTS)
+    for what, other in variants({key: value for key, value in values.items() if key not in parts}):
+        yield what, {**other, **{key: values[key] for key in parts if key in values}}
+    yield "no text_config", without(values, "text_config")
+
+
 def transformers_logits(model: Any, values: dict[str, Any], ids: list[int]) -> np.ndarray | None:
     """Logits of the same weights under another config; None where transformers will not have it."""
     try:
@@ -101,17 +116,17 @@ def transformers_logits(model: Any, values: dict[str, Any], ids: list[int]) -> n
         return None
 
 
-@pytest.mark.parametrize("name", TESTED)
+@pytest.mark.parametrize("name", [*TESTED, *WRAPPED])
 def test_every_key_counts_as_in_transformers_or_is_refused(name: str, tmp_path: Path) -> None:
-    model = families.build(FAMILIES[name])
+    model = families.build((FAMILIES | WRAPPED)[name])
     folder = tmp_path / "hf"
     model.save_pretrained(folder)
     values = json.loads((folder / "config.json").read_text())
-    ids = models.random_ids(3, PROMPT, model.config.vocab_size)
+    ids = models.random_ids(3, PROMPT, model.config.get_text_config().vocab_size)
     expected = models.transformers_logits(model, ids)
     config = config_from_hf(values)[0]
     taken, refused, changed = 0, 0, 0
-    for what, other in variants(values):
+    for what, other in wrapped_variants(values) if name in WRAPPED else variants(values):
         try:
             found = config_from_hf(other)[0]
         except converter.ConvertError as error:

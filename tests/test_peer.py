@@ -84,10 +84,10 @@ NOT_THERE = ("mistral", "qwen2-window", "smollm3-listed", "gemma2", "phi3", "qwe
              "olmo3-bias", "qwen3-bias", "qwen3-moe-bias", "gemma3-bias", *families.NO_GGUF)
 
 
-@pytest.mark.parametrize("name", [name for name in families.FAMILIES if name not in NOT_THERE])
+@pytest.mark.parametrize("name", [name for name in families.FAMILIES | families.WRAPPED if name not in NOT_THERE])
 def test_llama_cpp_gives_the_logits_of_every_family(name: str, tmp_path: Path) -> None:
     """f32 weights and cache: 1e-3, but for its table of GELU values in f16."""
-    spec = families.FAMILIES[name]
+    spec = (families.FAMILIES | families.WRAPPED)[name]
     folder = families.make(tmp_path / "hf", spec, vocab_size=403)
     models.write_tokenizer(folder, models.ModelSpec(vocab_size=403, tokenizer="spm"))
     config = json.loads((folder / "config.json").read_text())

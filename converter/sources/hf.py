@@ -15,7 +15,9 @@ import numpy as np
 
 from ..arch import HALF_SPLIT, Piece, hf_pieces
 from ..config import config_from_hf
+from ..config_family import text_alone
 from ..errors import FormatError, UnsupportedError, escape
+from ..families import Wrapper
 from ..mixes import Fallback
 from ..quant import NF4_DQ, TYPES, WeightType
 from . import bitsandbytes, vocabulary
@@ -52,18 +54,21 @@ class HfSource:
             raise
 
     def _open(self) -> None:
-        stated = self._folder.required_json("config.json")
-        self.hf_config, packed = bitsandbytes.plain_config(stated, "config.json")
+        stated, packed = bitsandbytes.plain_config(self._folder.required_json("config.json"), "config.json")
+        self.hf_config, self._wrapper = text_alone(stated, "config.json")
         self.about: dict[str, Any] = {}
         self.generation_config: dict[str, Any] | None = self._folder.optional_json("generation_config.json")
-        self.config, warnings = config_from_hf(self.hf_config, "config.json", self.generation_config)
+        self.config, warnings = config_from_hf(stated, "config.json", self.generation_config)
         self.warnings.extend(warnings)
         found, self._where = self._folder.tensors()
         if packed:
             found = bitsandbytes.unpacked(found, self._where)
-        self._pieces = hf_pieces(self.config)
         self._packed: dict[str, str] = {}              # tensors whose blocks are kept -> nf4 or nf4-dq
         self._entries = self._named(found)
+        if self._wrapper is not None:
+            self.hf_config = text_alone(stated, "config.json", HEAD in self._entries)[0]
+            self.config = config_from_hf(self.hf_config, "config.json", self.generation_config)[0]
+        self._pieces = hf_pieces(self.config)
         self._check_head()
         self._expected = {name: shape for name, shape in expected_shapes(self.config).items() if name in self._pieces}
         wanted = {piece.name: piece.shape for pieces in self._pieces.values() for piece in pieces}
@@ -162,13 +167,29 @@ class HfSource:
     def _named(self, found: Mapping[str, SafetensorsEntry]) -> dict[str, tuple[str, SafetensorsEntry]]:
         """Hugging Face's name, without what wrappers put around it -> the file's name and entry."""
         entries: dict[str, tuple[str, SafetensorsEntry]] = {}
+        skipped: list[str] = []
+        strange: dict[str, tuple[int, ...]] = {}
         for key, entry in found.items():
-            plain = strip_prefixes(key)
+            plain: str | None = strip_prefixes(key)
             if plain.endswith("rotary_emb.inv_freq"):
                 continue               # a buffer that old releases saved; the config says what it was
+            if self._wrapper is not None:
+                part = part_left_out(plain, self._wrapper)
+                if part is not None:
+                    skipped.append(part)
+                    continue
+                plain = unwrapped(plain, self._wrapper)
+            if plain is None:
+                strange[key] = entry.shape
+                continue
             if plain in entries:
                 raise FormatError(f"{self.name}: {escape(plain)} twice: as {escape(entries[plain][0])} and as {escape(key)}")
             entries[plain] = key, entry
+        check_shapes(self.name, {}, strange)
+        if self._wrapper is not None and skipped:
+            parts = " and ".join(f"{skipped.count(part)} of {part}" for part in dict.fromkeys(skipped))
+            self.warnings.append(f"{self.name}: the text model of a {self._wrapper.architecture} alone is converted, and "
+                                 f"{len(skipped)} tensors are left out: {parts}")
         return entries
 
     def _check_head(self) -> None:
@@ -198,6 +219,17 @@ class HfSource:
             return False
         return same_rows(lambda begin, end: entry.rows(self._where[key], begin, end),
                          lambda begin, end: other_entry.rows(self._where[other_key], begin, end), entry.shape, entry.nbytes)
+
+
+def part_left_out(name: str, wrapper: Wrapper) -> str | None:
+    """The part of a wrapper that a tensor is of and the text has no use for: "vision_tower"; None of all other tensors."""
+    begin = next((prefix for prefix in wrapper.skipped if name.startswith(prefix)), None)
+    return None if begin is None else begin.removeprefix("model.").rstrip(".")
+
+
+def unwrapped(name: str, wrapper: Wrapper) -> str | None:
+    """A tensor's name in the text model of a wrapper; None where it is none of its."""
+    return next((own + name[len(prefix):] for prefix, own in wrapper.prefixes if name.startswith(prefix)), None)
 
 
 def strip_prefixes(key: str) -> str:
