@@ -142,7 +142,8 @@ def _theta_local(fields: Fields, family: Family, local: Mapping[str, Any]) -> fl
     if not own_key and fields.has("rope_theta"):
         # for the layers with a window too in transformers 4, for the others alone in 5
         if fields.values["rope_theta"] != family.theta_local:
-            fields.unsupported("rope_theta", f"only {family.theta_local:g} is where rope_parameters.sliding_attention does not say it")
+            fields.unsupported("rope_theta", f"only {family.theta_local:g} is where rope_parameters.sliding_attention does not say "
+                                             "it")
         return family.theta_local
     fields.default_used("rope_local_base_freq" if own_key else "rope_parameters.sliding_attention.rope_theta", family.theta_local,
                         family.hf_class)

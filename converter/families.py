@@ -37,6 +37,8 @@ class Facts:
     norms: str = BEFORE
     qkv_bias: bool = False         # q, k and v have biases in all models
     biased: bool = False           # llama.cpp reads the biases of all matrices that a model may have
+    freqs: bool = False            # it reads rope_freqs.weight
+    own_head: bool = False         # it wants output.weight, whose place the embedding does not take
     qk_norm: str = ""              # "head": each head by itself, "row": all together
     embedding_sqrt: bool = False   # the embedding is multiplied by sqrt(dim)
     scales: tuple[str, ...] = ()   # the fields of a config that its models may differ in
@@ -54,13 +56,13 @@ class Facts:
 
 
 ARCHITECTURES: dict[str, Facts] = {facts.name: facts for facts in (
-    Facts("llama", experts=True, biased=True),
+    Facts("llama", experts=True, biased=True, freqs=True),
     Facts("qwen2", HALF_SPLIT, qkv_bias=True),
     Facts("qwen3", HALF_SPLIT, qk_norm="head"),
     Facts("qwen3moe", HALF_SPLIT, qk_norm="head", experts=True),
-    Facts("granite", biased=True, scales=SCALES[:4], logit_divisor=True),
+    Facts("granite", biased=True, freqs=True, scales=SCALES[:4], logit_divisor=True),
     Facts("olmo2", HALF_SPLIT, norms=AFTER, qk_norm="row", full_period=4, local_plain=True, windowed=True,
-          pattern_listed=True),
+          pattern_listed=True, own_head=True),
     Facts("smollm3", no_rope_period=4),
     Facts("gemma", HALF_SPLIT, "gelu_tanh", embedding_sqrt=True, norm_offset=1.0),
     Facts("gemma2", HALF_SPLIT, "gelu_tanh", BOTH, embedding_sqrt=True, norm_offset=1.0, full_period=2, wide_layers=46,

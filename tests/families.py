@@ -31,6 +31,8 @@ class FamilySpec:
 SIZES = {"hidden_size": 48, "intermediate_size": 76, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
          "vocab_size": 157, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 THETA = {"rope_theta": 1e5, "rope_type": "default"}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 1e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 32}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 1e4}
 
 FAMILIES: dict[str, FamilySpec] = {
@@ -110,6 +112,15 @@ VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "n
 WRAPPED: dict[str, FamilySpec] = {
     "gemma3-wrapped": dataclasses.replace(FAMILIES["gemma3"], wrapper="Gemma3", seed=33),
     "mistral3": FamilySpec("Mistral", {"head_dim": 20, "sliding_window": None, "rope_parameters": YARN}, wrapper="Mistral3", seed=34),
+}
+# What llama.cpp does not open, though every word of it is GGUF's.
+UNOPENED: dict[str, FamilySpec] = {
+    **{f"{name}-llama3": dataclasses.replace(FAMILIES[name], config={**FAMILIES[name].config, "rope_parameters": LLAMA3})
+       for name in ("qwen2", "qwen3", "qwen3-moe", "olmo2", "smollm3", "gemma", "gemma2")},
+    **{f"{name}-llama3": dataclasses.replace(FAMILIES[name], config={**FAMILIES[name].config, "rope_parameters": {
+        "full_attention": LLAMA3, "sliding_attention": THETA}}) for name in ("olmo3", "gemma3")},
+    **{f"{name}-tied": dataclasses.replace(FAMILIES[name], config={**FAMILIES[name].config, "tie_word_embeddings": True})
+       for name in ("olmo2", "olmo3")},
 }
 NO_GGUF = ("llama-dynamic",)                        # GGUF has no key for it
 

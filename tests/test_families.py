@@ -223,6 +223,14 @@ def test_what_llama_cpp_will_not_do_is_said(name: str, said: str, tmp_path: Path
     assert any(said in warning and "llama.cpp" in warning for warning in report.warnings), report.warnings
 
 
+@pytest.mark.parametrize("name", families.UNOPENED)
+def test_what_llama_cpp_will_not_open_is_said(name: str, tmp_path: Path) -> None:
+    made = families.make(tmp_path / "hf", families.UNOPENED[name])
+    said = "no rope_freqs.weight" if name.endswith("llama3") else "wants an output.weight"
+    report = converter.convert(made, tmp_path / "m.gguf")
+    assert [warning for warning in report.warnings if "will not open the file" in warning and said in warning]
+
+
 def test_a_gguf_of_dynamic_rope_is_refused(case: Callable[[str], Case], tmp_path: Path) -> None:
     with pytest.raises(converter.UnsupportedError, match="GGUF has no key for a rope scaled by the length of the text"):
         converter.convert(case("llama-dynamic").folder, tmp_path / "m.gguf")

@@ -105,6 +105,16 @@ def test_llama_cpp_gives_the_logits_of_every_family(name: str, tmp_path: Path) -
     assert np.abs(ours - theirs).max() <= (1e-2 if spec.gguf.startswith("gemma") else 1e-3)
 
 
+@pytest.mark.parametrize("name", families.UNOPENED)
+def test_llama_cpp_does_not_open_what_convert_says(name: str, tmp_path: Path) -> None:
+    folder = families.make(tmp_path / "hf", families.UNOPENED[name], vocab_size=403)
+    models.write_tokenizer(folder, models.ModelSpec(vocab_size=403, tokenizer="spm"))
+    report = converter.convert(folder, tmp_path / "m.gguf")
+    assert any("llama.cpp" in warning and "will not open the file" in warning for warning in report.warnings)
+    with pytest.raises(ValueError, match="Failed to load model"):
+        llama_cpp.Llama(str(tmp_path / "m.gguf"), n_ctx=61, n_gpu_layers=0, verbose=False)
+
+
 # ---- every type and mix ----
 
 PLAIN = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4")

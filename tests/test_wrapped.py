@@ -88,7 +88,8 @@ RENAMES = {"published": str, "the class's": as_the_class_has_them, "compiled": l
 @pytest.mark.parametrize("names", RENAMES)
 @pytest.mark.parametrize("name", WRAPPED)
 @pytest.mark.parametrize("suffix", [".gguf", ".bin"])
-def test_it_is_the_text_model_s_own_checkpoint(made: Callable[[str], Made], tmp_path: Path, name: str, names: str, suffix: str) -> None:
+def test_it_is_the_text_model_s_own_checkpoint(made: Callable[[str], Made], tmp_path: Path, name: str, names: str,
+                                               suffix: str) -> None:
     one = made(name)
     folder = copied(one.folder, tmp_path / "hf", RENAMES[names])
     converter.convert(folder, tmp_path / f"one{suffix}")
@@ -172,15 +173,16 @@ def test_either_name_tells_the_class(made: Callable[[str], Made], tmp_path: Path
 
 # ---- the head ----
 
-# tie_word_embeddings beside text_config and in it, whether the file has a head, and whether the model's is the embedding; None: refused.
+# tie_word_embeddings beside text_config and in it, whether the file has a head, and whether the model's is the embedding; None: it is
+# refused.
 HEADS = [(True, False, True, False), (True, False, False, True), (..., False, True, False), (..., ..., True, False),
          (False, True, True, False), (True, True, False, True), (True, ..., False, True), (False, False, False, None),
          (True, True, True, None)]
 
 
 @pytest.mark.parametrize(("beside", "inside", "head", "tied"), HEADS)
-def test_the_head_is_the_one_that_transformers_takes(made: Callable[[str], Made], tmp_path: Path, beside: Any, inside: Any, head: bool,
-                                                     tied: bool | None) -> None:
+def test_the_head_is_the_one_that_transformers_takes(made: Callable[[str], Made], tmp_path: Path, beside: Any, inside: Any,
+                                                     head: bool, tied: bool | None) -> None:
     """transformers 5 writes tie_word_embeddings true beside a text_config with false, its class's own default."""
     one = made("mistral3")
     text = json.loads((one.folder / "config.json").read_text())["text_config"] | {"tie_word_embeddings": inside}
@@ -212,8 +214,8 @@ PUBLISHED = {
     "mistral-small-3.1": ("Mistral3", {
         "attention_dropout": 0.0, "head_dim": 128, "hidden_act": "silu", "hidden_size": 5120, "initializer_range": 0.02,
         "intermediate_size": 32768, "max_position_embeddings": 131072, "model_type": "mistral", "num_attention_heads": 32,
-        "num_hidden_layers": 40, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000000.0, "sliding_window": None,
-        "use_cache": True, "vocab_size": 131072}),
+        "num_hidden_layers": 40, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 1000000000.0,
+        "sliding_window": None, "use_cache": True, "vocab_size": 131072}),
 }
 
 
@@ -246,7 +248,8 @@ def test_published_configs_are_what_transformers_makes_of_them(name: str) -> Non
 
 
 def test_a_key_that_the_class_does_not_go_by_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
-    text = json.loads((made("gemma3-wrapped").folder / "config.json").read_text())["text_config"] | {"final_logit_softcapping": 30.0}
+    text = json.loads((made("gemma3-wrapped").folder / "config.json").read_text())["text_config"]
+    text["final_logit_softcapping"] = 30.0
     said = refused(copied(made("gemma3-wrapped").folder, tmp_path / "hf", text_config=text), UnsupportedError)
     assert said == ("config.json: text_config.final_logit_softcapping: 30.0 is not supported, Gemma3ForConditionalGeneration has no "
                     "such key")

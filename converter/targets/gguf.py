@@ -78,8 +78,8 @@ def warnings(plan: Plan) -> list[str]:
         lines.append(f"llama.cpp ignores the sliding window of {config.sliding_window} for this architecture: beyond that many "
                      "tokens it attends to more than the model was trained for")
     if _has_local_key(config) and facts.local_plain:
-        lines.append(f"llama.cpp takes the rope_theta of {config.rope_theta:g} in the layers with a window too, where this model has "
-                     f"{config.rope_theta_local:g}")
+        lines.append(f"llama.cpp takes the rope_theta of {config.rope_theta:g} in the layers with a window too, where this model "
+                     f"has {config.rope_theta_local:g}")
     if _rotated(config) is not None:
         lines.append("llama.cpp takes every fourth layer to be without rope, which this model's layers are not")
     if facts.wide_layers and _attention_scale(config) is not None:
@@ -90,6 +90,12 @@ def warnings(plan: Plan) -> list[str]:
     if (config.attention_bias or config.mlp_bias) and not facts.biased:
         lines.append("llama.cpp has no biases of attn_output, ffn_gate, ffn_up and ffn_down for this architecture: it will not "
                      "open the file")
+    if any(tensor.role == "rope_freqs" for tensor in plan.tensors) and not facts.freqs:
+        lines.append("llama.cpp has no rope_freqs.weight, which says llama3's scaling, for this architecture: it will not open the "
+                     "file")
+    if config.shared_classifier and facts.own_head:
+        lines.append("llama.cpp wants an output.weight for this architecture, and the head of this model is its embedding: it will "
+                     "not open the file")
     if config.n_experts and not config.experts_norm:
         lines.append("llama.cpp makes the weights of a token's experts add up to 1, which this model does not")
     if config.n_experts and any(not flag & EXPERTS for flag in config.flags):
