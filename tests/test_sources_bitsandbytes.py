@@ -121,6 +121,24 @@ def test_it_converts_like_the_values_in_full(tmp_path: Path, kind: str, out: str
         assert (one / out).read_bytes()[begin:end] == (other / out).read_bytes()[begin:end]
 
 
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_text_model_in_a_larger_class_is_decoded_too(tmp_path: Path, opened: Callable[..., Source], kind: str) -> None:
+    """A matrix of the vision tower in the same form is left out with its statistics."""
+    folder, full = folder_of(tmp_path / "hf", models.dataclasses.replace(SPEC, family="mistral"), kind)
+    tensors = {f"language_model.{name}": values for name, values in load_file(folder / "model.safetensors").items()}
+    parts, _values = packed(torch.randn(64, 64), kind, False, 64)
+    tensors |= {f"vision_tower.transformer.layers.0.{key}": values for key, values in parts.items()}
+    save_file(tensors, folder / "model.safetensors")
+    text = json.loads((folder / "config.json").read_text())
+    config = {"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "text_config": text,
+              "quantization_config": text.pop("quantization_config")}
+    (folder / "config.json").write_text(json.dumps(config))
+    source = opened(folder)
+    check_equal(source, {f"language_model.{name}": values for name, values in full.items()})
+    assert source.warnings == ["hf: the text model of a Mistral3ForConditionalGeneration alone is converted, and 1 tensor is left "
+                               "out: 1 of vision_tower"]
+
+
 # ---- --type keep: the blocks themselves ----
 
 WIDE = ModelSpec(dim=128, hidden_dim=192, dtype="bf16", vocab_size=303, n_kv_heads=4)

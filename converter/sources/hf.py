@@ -188,8 +188,9 @@ class HfSource:
         check_shapes(self.name, {}, strange)
         if self._wrapper is not None and skipped:
             parts = " and ".join(f"{skipped.count(part)} of {part}" for part in dict.fromkeys(skipped))
-            self.warnings.append(f"{self.name}: the text model of a {self._wrapper.architecture} alone is converted, and "
-                                 f"{len(skipped)} tensors are left out: {parts}")
+            count = "1 tensor is" if len(skipped) == 1 else f"{len(skipped)} tensors are"
+            self.warnings.append(f"{self.name}: the text model of a {self._wrapper.architecture} alone is converted, and {count} "
+                                 f"left out: {parts}")
         return entries
 
     def _check_head(self) -> None:
