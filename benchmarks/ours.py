@@ -1,7 +1,7 @@
 """One leg of a comparison on our side: a process of its own that prints one JSON object, as peer_llama_cpp.py does for the peer.
 
 Beside the rates it states what part of the machine's limits they are, with the limits measured in this very process: the
-arithmetic peak of the prompt's number type, and the read bandwidth of generation, mean of one reading before and one after it.
+arithmetic peak of the prompt's number type, and the read bandwidth of generation, measured between slices of it.
 Called by compare.py.
 """
 
@@ -12,10 +12,9 @@ import json
 import random
 import time
 from pathlib import Path
-from statistics import fmean
 
 import pyllama
-from pyllama.bench import bytes_per_token, measure
+from pyllama.bench import bytes_per_token, measure, time_generation
 
 # Which peaks the kernels of a weight type may live on: bf16 is multiplied as bf16 or widened to f32, whichever is faster here.
 PEAKS = {"f32": ("f32_gflops",), "f16": ("f32_gflops",), "bf16": ("bf16_gflops", "f32_gflops")}
@@ -51,8 +50,11 @@ def main() -> None:
     result = {"prompt": 0.0, "generate": 0.0}
     with pyllama.Model(Path(arguments.model), n_threads=arguments.threads, isa=arguments.isa) as model:
         info = model.info
-        limits = [] if arguments.no_limits else [measure(info.n_threads, info.isa)]
+        limits = {} if arguments.no_limits else measure(info.n_threads, info.isa)
         room = max(arguments.prompt, arguments.depth + max(arguments.generate, step)) + 8
+
+        def bandwidth() -> float:
+            return measure(info.n_threads, info.isa)["read_gb_per_s"]
 
         def ids(count: int) -> list[int]:
             return [random_id.randrange(info.vocab_size) for _ in range(count)]
@@ -70,19 +72,15 @@ def main() -> None:
                 if arguments.depth:
                     session.advance(ids(arguments.depth), logits=False)
                 passes = [ids(step) for _ in range(max(1, arguments.generate // step))]
-                start = time.perf_counter()
-                for tokens in passes:
-                    session.advance(tokens)
-                result["generate"] = len(passes) * step / (time.perf_counter() - start)
+                pass_bytes = bytes_per_token(info, arguments.depth + arguments.generate / 2)
+                made = time_generation(session, passes, pass_bytes, bandwidth if limits else None)
+                result["generate"] = made.tokens_per_second
                 if limits:
-                    limits.append(measure(info.n_threads, info.isa))
-    if limits:
-        peak = max(limits[0][name] for name in PEAKS.get(info.weight_type, ("int8_gops",))) * 1e9
-        if peak and result["prompt"]:
+                    result["bandwidth_fraction"] = made.fraction
+    if limits and result["prompt"]:
+        peak = max(limits[name] for name in PEAKS.get(info.weight_type, ("int8_gops",))) * 1e9
+        if peak:
             result["peak_fraction"] = prompt_operations(info, arguments.prompt) / arguments.prompt * result["prompt"] / peak
-        if result["generate"]:
-            read = bytes_per_token(info, arguments.depth + arguments.generate / 2) / step
-            result["bandwidth_fraction"] = read * result["generate"] / (fmean(made["read_gb_per_s"] for made in limits) * 1e9)
     print(json.dumps(result))
 
 

@@ -1,5 +1,5 @@
 """How fast a model runs here: tokens per second of a prompt and of generation, and what part of the machine's memory bandwidth,
-measured in the same run, generation uses. It times the C library alone: no sampling, no text."""
+measured between slices of it, generation uses. It times the C library alone: no sampling, no text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import random
 import re
 import resource
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from ._native import check, ffi, lib, new_error, new_struct
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 # Bytes of one cached number. int8 keeps a scale beside every 32 numbers or so; that is not counted.
 KV_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "int8": 1}
 WARM_UP_TOKENS = 8
+# Of a timing of generation; the bandwidth is measured before and behind each.
+SLICES = 8
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,51 @@ def measure(n_threads: int, isa: str) -> dict[str, float]:
     return {name: getattr(measurement, name) for name in ("read_gb_per_s", "f32_gflops", "bf16_gflops", "int8_gops")}
 
 
+@dataclass(frozen=True)
+class Generation:
+    """tokens_per_second: of all passes. read_gb_per_s: of the machine, and fraction: what part of it the passes read, each the median
+    over slices; 0 where it was not measured."""
+
+    tokens_per_second: float
+    read_gb_per_s: float
+    fraction: float
+
+
+def time_generation(
+    session: Session, passes: Sequence[Sequence[int]], pass_bytes: float, bandwidth: Callable[[], float] | None
+) -> Generation:
+    """Times passes that read pass_bytes each, in slices, with the machine's bandwidth measured before and behind each: both see the same
+    neighbours. Each slice's first pass is made once before its time, because measuring empties the caches."""
+    n_slices = min(SLICES, len(passes))
+    readings = [bandwidth()] if bandwidth and n_slices else []
+    seconds, fractions = 0.0, []
+    for i in range(n_slices):
+        part = passes[i * len(passes) // n_slices : (i + 1) * len(passes) // n_slices]
+        position = session.position
+        session.advance(part[0])
+        session.truncate(position)
+        taken = _time(session, part)
+        seconds += taken
+        if bandwidth:
+            readings.append(bandwidth())
+            fractions.append(pass_bytes * len(part) / taken / (fmean(readings[-2:]) * 1e9))
+    tokens = sum(map(len, passes))
+    return Generation(
+        tokens / seconds if seconds else 0.0, median(readings) if readings else 0.0, median(fractions) if fractions else 0.0
+    )
+
+
 def bench(model: Model, plan: BenchPlan) -> dict[str, Any]:
-    """The JSON of `pyllama bench --json`. The bandwidth is the mean of one measurement before and one after."""
+    """The JSON of `pyllama bench --json`."""
     info = model.info
-    before = measure(info.n_threads, info.isa)["read_gb_per_s"]
-    _reset_peak()
+    peaks = []
+
+    def bandwidth() -> float:
+        peaks.append(_peak_bytes())
+        found = measure(info.n_threads, info.isa)["read_gb_per_s"]
+        _reset_peak()  # the memory that measuring took is not the model's
+        return found
+
     ids = _random_ids(plan.depth + plan.prompt + plan.generate, info.vocab_size)
     room = max(plan.depth + plan.prompt, plan.depth + plan.generate, WARM_UP_TOKENS)
     with model.session(n_ctx=room) as session:
@@ -51,27 +95,25 @@ def bench(model: Model, plan: BenchPlan) -> dict[str, Any]:
         _fill(session, ids[: plan.depth])
         prompt_seconds = _time(session, [ids[plan.depth : plan.depth + plan.prompt]])
         session.truncate(plan.depth)
-        generate_seconds = _time(session, [[token] for token in ids[len(ids) - plan.generate :]])
-    peak = _peak_bytes()
-    read = (before + measure(info.n_threads, info.isa)["read_gb_per_s"]) / 2
-    speed = plan.generate / generate_seconds if plan.generate else 0.0
-    per_token = bytes_per_token(info, plan.depth + plan.generate / 2)
+        per_token = bytes_per_token(info, plan.depth + plan.generate / 2)
+        made = time_generation(session, [[token] for token in ids[len(ids) - plan.generate :]], per_token, bandwidth)
+        peaks.append(_peak_bytes())
     return {
         "model": info.path,
         "threads": info.n_threads,
         "isa": info.isa,
         "weight_type": info.weight_type,
         "kv_type": info.kv_type,
-        "read_gb_per_s": round(read, 2),
+        "read_gb_per_s": round(made.read_gb_per_s or bandwidth(), 2),
         "prompt": {"tokens": plan.prompt, "tokens_per_second": round(plan.prompt / prompt_seconds, 2) if plan.prompt else 0.0},
         "generate": {
             "tokens": plan.generate,
             "depth": plan.depth,
-            "tokens_per_second": round(speed, 2),
+            "tokens_per_second": round(made.tokens_per_second, 2),
             "gb_per_token": round(per_token / 1e9, 6),
-            "percent_of_bandwidth": round(100 * per_token * speed / (read * 1e9), 1) if read else 0.0,
+            "percent_of_bandwidth": round(100 * made.fraction, 1),
         },
-        "peak_rss_mb": round(peak / 1e6, 1),
+        "peak_rss_mb": round(max(peaks) / 1e6, 1),
     }
 
 
@@ -109,7 +151,7 @@ def _fill(session: Session, ids: list[int]) -> None:
         session.advance(ids, logits=False)
 
 
-def _time(session: Session, steps: list[list[int]]) -> float:
+def _time(session: Session, steps: Sequence[Sequence[int]]) -> float:
     start = time.perf_counter()
     for ids in steps:
         if ids:
