@@ -31,6 +31,7 @@ typedef words supers_codes_fn(const uint8_t *super, int block, int j);
 typedef struct supers_kind {
     supers_form form;
     uint32_t bytes;                /* of a superblock */
+    int together;                  /* blocks that most words hold codes of */
     supers_whole_fn *whole;        /* d over the factor by which codes are too large */
     supers_number_fn *number;      /* of a group, i32 */
     supers_sum_fn *numbers;        /* the sum of all */
@@ -172,17 +173,17 @@ static supers_tile_fn *const supers_tiles[][2][BLOCKS_NR] = {
 _Static_assert(BLOCKS_NR == 8, "tiles of 1 to 8 tokens");
 
 /* total[t] += the product of a superblock with m tokens from `first` on of a tile of n, straight from its bytes: supers_multiply's
- * arithmetic, without the detour through memory. The dots of two blocks, or of one where their sums would not fit into the registers, go on
- * side by side, as each waits for its last. */
+ * arithmetic, without the detour through memory. The dots of blocks that share words go on side by side, as each waits for its
+ * last, or of fewer where their sums would not fit into the registers. */
 SUPERS_FN void supers_direct(floats *total, const uint8_t *super, size_t far, const uint8_t *act, int first, int m, int n,
                              supers_kind kind) {
-    const int groups = supers_groups(kind.form), quads = SUPERS_QUADS / groups, together = groups * m > 64 ? 1 : 2;
+    const int groups = supers_groups(kind.form), quads = SUPERS_QUADS / groups, together = groups * m > 64 ? 1 : groups * m > 32 ? 2 : kind.together;
     const int n_steps = SUPERS_COLUMNS / ACT_BLOCK / together, of_step = groups / n_steps, n_lines = (int)kind.bytes / CACHE_LINE;
     const floats whole = kind.whole(super), start = supers_start(super, whole, kind);
     floats scaled[SUPERS_FEW];
     AK42_UNROLL for (int t = 0; t < m; t++) scaled[t] = start;
     AK42_UNROLL for (int step = 0; step < n_steps; step++) {
-        words dot[4][SUPERS_FEW];
+        words dot[8][SUPERS_FEW];
         AK42_UNROLL for (int g = 0; g < of_step; g++)
             AK42_UNROLL for (int t = 0; t < m; t++)
                 dot[g][t] = dot_start(act, step * of_step + g, first + t, n, kind.form);
@@ -313,22 +314,22 @@ SUPERS_FORM(SUPERS_32_MIN)
 SUPERS_FORM(SUPERS_16)
 SUPERS_FORM(SUPERS_16_MIN)
 
-#define SUPERS_KIND(name, form, n_words, numbers, ...)                                                                              \
-    (supers_kind) { form, n_words * 64, whole_##name, number_##numbers, numbers_##numbers, __VA_ARGS__, super_codes_##name }
-#define SUPERS_TYPE(name, form, n_words, numbers, ...)                                                                               \
+#define SUPERS_KIND(name, form, n_words, together, numbers, ...)                                                                     \
+    (supers_kind) { form, n_words * 64, together, whole_##name, number_##numbers, numbers_##numbers, __VA_ARGS__, super_codes_##name }
+#define SUPERS_TYPE(name, form, n_words, together, numbers, ...)                                                                     \
     BLOCKS_TARGET static void super_gemm_##name(const gemm_args *a) {                                                                \
-        supers_gemm(a, SUPERS_KIND(name, form, n_words, numbers, __VA_ARGS__));                                                      \
+        supers_gemm(a, SUPERS_KIND(name, form, n_words, together, numbers, __VA_ARGS__));                                             \
     }                                                                                                                                \
     BLOCKS_TARGET static void super_unpack_##name(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {       \
         (void)group_size;                                                                                                            \
         for (uint32_t i = 0; i < n_super; i += SUPERS_UNITS, panel += n_words * 64, dst += supers_bytes(form))                       \
-            supers_spread(dst, panel, SUPERS_KIND(name, form, n_words, numbers, __VA_ARGS__));                                       \
+            supers_spread(dst, panel, SUPERS_KIND(name, form, n_words, together, numbers, __VA_ARGS__));                              \
     }
-SUPERS_TYPE(q2_k, SUPERS_16_MIN, 21, q2_k, least_q2_k, mins_q2_k)
-SUPERS_TYPE(q3_k, SUPERS_16, 28, q3_k, NULL, NULL)
-SUPERS_TYPE(q4_k, SUPERS_32_MIN, 36, q4_k, least_q4_k, mins_q4_k)
-SUPERS_TYPE(q5_k, SUPERS_32_MIN, 44, q4_k, least_q4_k, mins_q4_k)
-SUPERS_TYPE(q6_k, SUPERS_16, 53, q6_k, NULL, NULL)
+SUPERS_TYPE(q2_k, SUPERS_16_MIN, 21, 4, q2_k, least_q2_k, mins_q2_k)
+SUPERS_TYPE(q3_k, SUPERS_16, 28, 4, q3_k, NULL, NULL)
+SUPERS_TYPE(q4_k, SUPERS_32_MIN, 36, 2, q4_k, least_q4_k, mins_q4_k)
+SUPERS_TYPE(q5_k, SUPERS_32_MIN, 44, 2, q4_k, least_q4_k, mins_q4_k)
+SUPERS_TYPE(q6_k, SUPERS_16, 53, 2, q6_k, NULL, NULL)
 
 #define SUPERS_ROW(row, name, form, order)                                                                                   \
     table->types[row] = (type_kernels){.act = ACT_Q8_SUPER, .nr = BLOCKS_NR, .gemm = super_gemm_##name, .unpack = super_unpack_##name, \
