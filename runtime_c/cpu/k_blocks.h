@@ -1,8 +1,8 @@
 /* k_blocks.h: matrix products on the types of core/blocks.h and ACT_Q8 tiles: a body that ISA files include, each with its own vectors.
- * For many tokens panels are first spread (unpack) to "wide" units of 64 columns: f32 scales, f32 mins, codes as bytes; one multiply then
- * serves all types of a form. One or two tokens, and all of a tile where registers suffice, are multiplied straight from the blocks; else a
- * piece of a panel is spread into the first-level cache on its way. It is the same arithmetic on the same numbers, so the bits are the same.
- * Before the #include a file defines
+ * For many tokens panels are first spread (unpack) to "wide" units of 64 columns: f32 scales, f32 mins, codes as bytes; one multiply
+ * then serves all types of a form. One or two tokens, and all of a tile where registers suffice, are multiplied straight from the
+ * blocks; else a piece of a panel is spread into the first-level cache on its way. It is the same arithmetic on the same numbers, so
+ * the bits are the same. Before the #include a file defines
  *     BLOCKS_TARGET         the target of every function
  *     BLOCKS_NR             tokens of a full tile
  *     BLOCKS_PANELS         panels that a tile of 2 or more tokens takes at once, 1 or 2

@@ -177,7 +177,8 @@ _Static_assert(BLOCKS_NR == 8, "tiles of 1 to 8 tokens");
  * last, or of fewer where their sums would not fit into the registers. */
 SUPERS_FN void supers_direct(floats *total, const uint8_t *super, size_t far, const uint8_t *act, int first, int m, int n,
                              supers_kind kind) {
-    const int groups = supers_groups(kind.form), quads = SUPERS_QUADS / groups, together = groups * m > 64 ? 1 : groups * m > 32 ? 2 : kind.together;
+    const int groups = supers_groups(kind.form), quads = SUPERS_QUADS / groups;
+    const int together = groups * m > 64 ? 1 : groups * m > 32 ? 2 : kind.together;
     const int n_steps = SUPERS_COLUMNS / ACT_BLOCK / together, of_step = groups / n_steps, n_lines = (int)kind.bytes / CACHE_LINE;
     const floats whole = kind.whole(super), start = supers_start(super, whole, kind);
     floats scaled[SUPERS_FEW];
