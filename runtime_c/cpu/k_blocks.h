@@ -530,7 +530,8 @@ BLOCKS_TYPES(BLOCKS_KERNELS)
 #define BLOCKS_ROW(row, name, form, units, n_words, min, upper)                                                            \
     table->types[KERNEL_##row] = (type_kernels){.act = ACT_Q8, .nr = BLOCKS_NR, .gemm = gemm_##name, .unpack = unpack_##name, \
                                                 .gemm_wide = wide_##form, .outliers_wide = outliers_##form,                \
-                                                .wide_super_bytes = (uint32_t)form_bytes(form), .wide_from = BLOCKS_WIDE_FROM}; \
+                                                .wide_super_bytes = (uint32_t)form_bytes(form), .wide_from = BLOCKS_WIDE_FROM,         \
+                                                .in_order = BLOCKS_STRAIGHT == 8 && form == FORM_32};                       \
     table->outliers[KERNEL_##row] = outliers_##name;
 
 BLOCKS_TARGET static void blocks_fill(kernel_table *table) {
