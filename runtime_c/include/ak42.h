@@ -278,7 +278,7 @@ uint32_t ak42_crc32c(uint32_t crc, const void *data, size_t size);
 
 typedef struct ak42_measurement {
     size_t struct_size;
-    double read_gb_per_s;          /* reading memory that no cache holds, all threads, 1e9 bytes */
+    double read_gb_per_s;          /* reading memory that no cache holds, all threads, the mean of some passes, 1e9 bytes */
     double f32_gflops;             /* fused multiply-add peak, all threads; 0 where the ISA has no such instruction */
     double bf16_gflops;
     double int8_gops;
