@@ -69,6 +69,7 @@ ROWS = (
     Row("smollm2", "q8_0", "q8_0", prompt=0, generate=64, depth=2048),
     Row("smollm2", "q8_0", "q8_0", prompt=4096, generate=0),
     Row("1.1B", "q8_0", "q8_0", prompt=0, generate=128, batch=8),
+    Row("1.1B", "q4_k", "q4_k", prompt=0, generate=128, batch=8),
 )
 
 
