@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import escape
 from .families import Family
 from .fields import LARGEST_F32, Fields, show
 
@@ -125,7 +124,7 @@ def _local_block(inner: Fields) -> dict[str, Any]:
         local.unsupported("rope_type", "only 'default' is", _type_of(block))
     for key in block:
         if key not in ("rope_type", "type", "rope_theta"):
-            local.unsupported(escape(key), "rope type default has no such key")
+            local.unsupported(key, "rope type default has no such key")
     return {"rope_theta": local.number("rope_theta")} if local.has("rope_theta") else {}
 
 
@@ -179,7 +178,7 @@ def _block(block: Fields, top: Fields, family: Family, sizes: Sizes) -> Rope:
     needed, allowed = _KEYS[kind]
     for key, value in values.items():
         if value is not None and key not in needed and key not in allowed and key not in _IDLE:
-            block.unsupported(escape(key), f"rope type {kind} has no such key")
+            block.unsupported(key, f"rope type {kind} has no such key")
     return replace(_READERS[kind](block, top, family, replace(sizes, head_dim=rotary_dim)), rotary_dim=rotary_dim)
 
 

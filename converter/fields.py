@@ -13,6 +13,7 @@ from typing import Any
 from .errors import FormatError, UnsupportedError, escape
 
 LARGEST_F32 = 3.4028234e38
+MAX_PROBLEMS = 20                  # that one message lists
 SMALLEST_F32 = 1e-37               # of a positive number that a header holds as f32
 
 _UNSAID = object()
@@ -33,7 +34,7 @@ class Log:
 
 
 class Fields:
-    """The keys of one mapping; `prefix` stands before their names in messages."""
+    """The keys of one mapping, some of which may be a stranger's; `prefix` stands before their names in messages."""
 
     def __init__(self, values: Mapping[str, Any], name: str, prefix: str = "", log: Log | None = None) -> None:
         self.values = values
@@ -50,15 +51,15 @@ class Fields:
         return self.values.get(key) is not None
 
     def absent(self, key: str, why: str = "") -> None:
-        self.log.add(f"{self.prefix}{key} is absent{why}")
+        self.log.add(f"{self.prefix}{escape(key)} is absent{why}")
 
     def wrong(self, key: str, expected: str, found: object = _UNSAID) -> None:
         found = self.values.get(key) if found is _UNSAID else found
-        self.log.add(f"{self.prefix}{key}: expected {expected}, found {show(found)}")
+        self.log.add(f"{self.prefix}{escape(key)}: expected {expected}, found {show(found)}")
 
     def unsupported(self, key: str, supported: str, found: object = _UNSAID) -> None:
         found = self.values.get(key) if found is _UNSAID else found
-        self.log.add(f"{self.prefix}{key}: {show(found)} is not supported, {supported}", wrong=False)
+        self.log.add(f"{self.prefix}{escape(key)}: {show(found)} is not supported, {supported}", wrong=False)
 
     def integer(self, key: str, low: int, high: int, default: int | None = None) -> int:
         """An integer of low to high; `default` where the key is absent or null (None: it is required)."""
@@ -128,13 +129,14 @@ class Fields:
         self.warn(f"{self.prefix}{key} is absent, {value} taken, the default of {source}")
 
     def finish(self) -> list[str]:
-        """Raises one line that lists every problem; returns the warnings where there is none."""
+        """Raises one line that lists the problems; returns the warnings where there is none."""
         problems = self.log.problems
         if not problems:
             return self.log.warnings
         count = "" if len(problems) == 1 else f"{len(problems)} problems: "
         kind = UnsupportedError if self.log.only_unsupported else FormatError
-        raise kind(f"{self.name}: {count}{'; '.join(problems)}")
+        more = "" if len(problems) <= MAX_PROBLEMS else f"; and {len(problems) - MAX_PROBLEMS} more"
+        raise kind(f"{self.name}: {count}{'; '.join(problems[:MAX_PROBLEMS])}{more}")
 
 
 def show(value: object) -> str:

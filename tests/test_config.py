@@ -310,6 +310,14 @@ def test_the_three_kinds_of_problem_are_three_messages_in_one_line() -> None:
     )
 
 
+def test_a_line_lists_twenty_problems_and_the_keys_of_strangers_escaped() -> None:
+    block = {"rope_type": "linear", "factor": 2.0, **{f"key{i}\n": 1 for i in range(23)}}
+    error = str(refused(hf(schema=4, rope_scaling=block)))
+    assert error.startswith(r"config.json: 23 problems: rope_scaling.key0\x0a: 1 is not supported, rope type linear has no such key; ")
+    assert error.endswith(r"; rope_scaling.key19\x0a: 1 is not supported, rope type linear has no such key; and 3 more")
+    assert r"rope_scaling.a\x1b: an object is not supported" in str(refused(hf(schema=4, rope_scaling={"a\x1b": {"b": 1}})))
+
+
 def test_what_is_only_unsupported_is_an_unsupported_error() -> None:
     assert isinstance(refused(hf(lm_head_bias=True, qkv_bias=True)), UnsupportedError)
     assert isinstance(refused(hf(lm_head_bias=1)), UnsupportedError)

@@ -274,6 +274,7 @@ def test_params_json(tmp_path: Path, opened: Callable[..., Source], params: dict
         ({"dim": "64"}, "params.json: dim: expected an integer"),
         ({"moe": {"num_experts": 8}}, "params.json: moe: an object is not supported"),
         ({"window": 3}, "params.json: window: 3 is not supported, the key is not known"),
+        ({"win\ndow": 3}, r"params.json: win\x0adow: 3 is not supported, the key is not known"),
         ({"multiple_of": 256}, "shapes not as the config says"),
         ({"n_layers": 3}, "9 tensors missing: blk.2.attn_norm.weight"),
         ({"vocab_size": 305}, "tok_embeddings.weight expected 305x64, found 304x64"),
