@@ -25,12 +25,13 @@ from .quant import BY_ID, TYPES
 from .sources import bitsandbytes
 from .sources.ak42_header import PANEL16, Ak42File, is_ak42, read_ak42, read_v0
 from .sources.gguf_parts import GgufParts, open_gguf
-from .sources.hf import part_left_out, strip_prefixes
+from .sources.hf import strip_prefixes
 from .sources.hf_folder import HfFolder
 from .sources.input_file import InputFile
 from .sources.meta import MetaSource, is_meta_folder
 from .sources.safetensors_file import SafetensorsEntry, SafetensorsHeader, read_header
 from .sources.torch_file import is_torch, read_torch
+from .sources.wrapped import part_left_out
 
 DEFAULT_CONTEXT = 4096             # or what the model was trained for, where that is less: the runtime's default
 SAFETENSORS_TYPES = {"F32": TYPES["f32"], "F16": TYPES["f16"], "BF16": TYPES["bf16"]}

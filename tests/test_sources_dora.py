@@ -20,7 +20,7 @@ import torch
 from models import ModelSpec
 from safetensors.torch import load_file, save_file
 from source_checks import values_of
-from test_sources_lora import ALL, ATTENTION, SPEC, changed, check_merged, check_same, merged_values, opened, refused_by, trained
+from test_sources_lora import ALL, ATTENTION, SPEC, changed, check_merged, check_same, merged_values, meta_folder, opened, refused_by, trained
 
 import converter
 from converter.arch import HALF_SPLIT, INTERLEAVED
@@ -98,13 +98,7 @@ def test_lengths_follow_their_rows(tmp_path: Path, base: Path, kind: str) -> Non
     """Sources whose rotary pairs are neighbours."""
     expected = merged_values(dora(base, tmp_path / "adapter", target_modules=["q_proj", "k_proj", "embed_tokens"]))
     if kind == "meta":
-        from test_sources_torch import meta_tensors
-
-        path = tmp_path / "meta"
-        path.mkdir()
-        torch.save(meta_tensors(SPEC), path / "consolidated.00.pth")
-        (path / "params.json").write_text(json.dumps({"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 96,
-                                                      "max_seq_len": 64}))
+        path = meta_folder(tmp_path / "meta", SPEC)
     else:
         path = tmp_path / f"base.{kind}"
         converter.convert(base, path)

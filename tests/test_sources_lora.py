@@ -37,13 +37,14 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 ALL = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
 
-def trained(base: Path, out: Path, dtype: str = "f32", seed: int = 3, rows: int = 0, **settings: Any) -> Any:
+def trained(base: Path, out: Path, dtype: str = "f32", seed: int = 3, rows: int = 0, model_class: str = "AutoModelForCausalLM",
+            **settings: Any) -> Any:
     """Saves an adapter with random weights for `base`, whose vocabulary first gets `rows`, to `out`; PEFT's model of both, loaded
     again from their files."""
     kind = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[dtype]
 
     def load() -> Any:
-        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=kind)
+        model = getattr(transformers, model_class).from_pretrained(base, dtype=kind)
         if rows:
             model.resize_token_embeddings(rows, mean_resizing=False)
         return model
@@ -65,13 +66,24 @@ def merged_values(model: Any) -> dict[str, np.ndarray]:
     return {name: value.float().numpy() for name, value in model.merge_and_unload().state_dict().items()}
 
 
+def meta_folder(path: Path, spec: ModelSpec) -> Path:
+    """The spec's model as Meta saves it."""
+    from test_sources_torch import meta_tensors
+
+    path.mkdir()
+    torch.save(meta_tensors(spec), path / "consolidated.00.pth")
+    (path / "params.json").write_text(json.dumps({"dim": spec.dim, "n_layers": spec.n_layers, "n_heads": spec.n_heads, "n_kv_heads":
+                                                  spec.n_kv_heads, "hidden_dim": spec.hidden_dim, "max_seq_len": spec.max_positions}))
+    return path
+
+
 def opened(path: Path, adapter: Path) -> LoraSource:
     return LoraSource(open_source(path), adapter)
 
 
 def check_merged(source: LoraSource, expected: dict[str, np.ndarray], dtype: str = "f32", rank: int = 4) -> None:
     step = {"f32": 2.0**-24, "f16": 2.0**-11, "bf16": 2.0**-8}[dtype]
-    for tensor in converter.plan.ARCHITECTURES["llama"].tensors(source.config):
+    for tensor in converter.plan.ARCHITECTURES[source.config.architecture].tensors(source.config):
         values, wanted = values_of(source, tensor.name), expected[tensor.hf_name]
         difference = np.abs(values - wanted)
         if dtype == "f32":
@@ -131,13 +143,7 @@ def test_rows_are_added_before_any_permutation(tmp_path: Path, base: Path, kind:
     """Sources whose rotary pairs are neighbours: the adapter's rows, which are Hugging Face's, have to follow."""
     expected = merged_values(trained(base, tmp_path / "adapter", modules_to_save=["k_proj"], target_modules=["q_proj", "v_proj"]))
     if kind == "meta":
-        from test_sources_torch import meta_tensors
-
-        path = tmp_path / "meta"
-        path.mkdir()
-        torch.save(meta_tensors(SPEC), path / "consolidated.00.pth")
-        (path / "params.json").write_text(json.dumps({"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 96,
-                                                      "max_seq_len": 64}))
+        path = meta_folder(tmp_path / "meta", SPEC)
     else:
         path = tmp_path / f"base.{kind}"
         converter.convert(base, path)
@@ -312,6 +318,7 @@ def refused_by(base: Path, adapter: Path, kind: type[ConvertError] = ConvertErro
         ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' is not supported, it begins with another base model"),
         ({"init_lora_weights": "olora"}, "olora"),
         ({"something_new": 3}, "something_new: 3 is not supported"),
+        ({"some\nthing\x1b[31m": 3}, r"some\x0athing\x1b[31m: 3 is not supported, it has to be absent or false"),
     ],
 )
 def test_other_kinds_are_refused_by_name(tmp_path: Path, base: Path, good: Path, config: dict[str, Any], text: str) -> None:

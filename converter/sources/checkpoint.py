@@ -12,7 +12,8 @@ import numpy as np
 from ..arch import ARCHITECTURES
 from ..config import ModelConfig
 from ..errors import FormatError, escape
-from .safetensors_file import shape_text
+from .input_file import InputFile
+from .safetensors_file import SafetensorsEntry, shape_text
 
 COMPARED = 1 << 22                 # bytes of two tensors compared at a time
 SHOWN = 3                          # names that a message lists of each kind
@@ -49,10 +50,19 @@ def check_shapes(name: str, expected: Mapping[str, tuple[int, ...]], found: Mapp
 def same_rows(one: Callable[[int, int], np.ndarray], other: Callable[[int, int], np.ndarray], shape: tuple[int, ...],
               nbytes: int) -> bool:
     """Whether two tensors of one shape and type have the same bytes; reads both piece by piece."""
+    if nbytes == 0:
+        return True                    # of however many rows
     n_rows = shape[0] if len(shape) == 2 else 1
     step = max(COMPARED // max(nbytes // max(n_rows, 1), 1), 1)
     return all(np.array_equal(one(begin, min(begin + step, n_rows)), other(begin, min(begin + step, n_rows)))
                for begin in range(0, n_rows, step))
+
+
+def same_tensors(file: InputFile, entry: SafetensorsEntry, other_file: InputFile, other: SafetensorsEntry) -> bool:
+    """Whether two tensors of files are of one type and shape and have the same bytes."""
+    return (entry.dtype, entry.shape) == (other.dtype, other.shape) and \
+        same_rows(lambda begin, end: entry.rows(file, begin, end), lambda begin, end: other.rows(other_file, begin, end),
+                  entry.shape, entry.nbytes)
 
 
 def _count(items: list[str], noun: str) -> str:

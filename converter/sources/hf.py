@@ -17,13 +17,13 @@ from ..arch import HALF_SPLIT, Piece, hf_pieces
 from ..config import config_from_hf
 from ..config_family import text_alone
 from ..errors import FormatError, UnsupportedError, escape
-from ..families import Wrapper
 from ..mixes import Fallback
 from ..quant import NF4_DQ, TYPES, WeightType
 from . import bitsandbytes, vocabulary
-from .checkpoint import check_shapes, expected_shapes, same_rows
+from .checkpoint import check_shapes, expected_shapes, same_tensors
 from .hf_folder import HfFolder
 from .safetensors_file import SafetensorsEntry
+from .wrapped import left_out, part_left_out, unwrapped
 
 if TYPE_CHECKING:
     from ..tokenizer import Vocab
@@ -187,10 +187,8 @@ class HfSource:
             entries[plain] = key, entry
         check_shapes(self.name, {}, strange)
         if self._wrapper is not None and skipped:
-            parts = " and ".join(f"{skipped.count(part)} of {part}" for part in dict.fromkeys(skipped))
-            count = "1 tensor is" if len(skipped) == 1 else f"{len(skipped)} tensors are"
-            self.warnings.append(f"{self.name}: the text model of a {self._wrapper.architecture} alone is converted, and {count} "
-                                 f"left out: {parts}")
+            self.warnings.append(f"{self.name}: the text model of a {self._wrapper.architecture} alone is converted, and "
+                                 f"{left_out(skipped)}")
         return entries
 
     def _check_head(self) -> None:
@@ -216,21 +214,7 @@ class HfSource:
 
     def _same_bytes(self, one: str, other: str) -> bool:
         (key, entry), (other_key, other_entry) = self._entries[one], self._entries[other]
-        if (entry.dtype, entry.shape) != (other_entry.dtype, other_entry.shape):
-            return False
-        return same_rows(lambda begin, end: entry.rows(self._where[key], begin, end),
-                         lambda begin, end: other_entry.rows(self._where[other_key], begin, end), entry.shape, entry.nbytes)
-
-
-def part_left_out(name: str, wrapper: Wrapper) -> str | None:
-    """The part of a wrapper that a tensor is of and the text has no use for: "vision_tower"; None of all other tensors."""
-    begin = next((prefix for prefix in wrapper.skipped if name.startswith(prefix)), None)
-    return None if begin is None else begin.removeprefix("model.").rstrip(".")
-
-
-def unwrapped(name: str, wrapper: Wrapper) -> str | None:
-    """A tensor's name in the text model of a wrapper; None where it is none of its."""
-    return next((own + name[len(prefix):] for prefix, own in wrapper.prefixes if name.startswith(prefix)), None)
+        return same_tensors(self._where[key], entry, self._where[other_key], other_entry)
 
 
 def strip_prefixes(key: str) -> str:

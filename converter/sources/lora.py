@@ -22,6 +22,7 @@ from . import vocabulary
 from .lora_vocab import EMBEDDING, HEAD, is_tied, other_tokenizer, restated, rows_of, vocab_of, with_vocab
 from .peft_adapter import Change, LowRank, PeftAdapter, Replacement, TokenRows
 from .safetensors_file import shape_text
+from .wrapped import wrapper_around
 
 if TYPE_CHECKING:
     from ..tokenizer import Vocab
@@ -62,7 +63,7 @@ class LoraSource:
         self._loaded: _Loaded | None = None
         self._given_tokenizer = tokenizer
         try:
-            self._adapter = PeftAdapter(folder)
+            self._adapter = PeftAdapter(folder, wrapper_around(base.config.architecture))
         except BaseException:
             base.close()
             raise
@@ -147,7 +148,8 @@ class LoraSource:
         """The tokenizer's own; beside one that was given, which has none, the adapter's or the base model's."""
         if self._vocab is None:
             return self._base.chat_template
-        template = vocabulary.chat_template(self._adapter.path)
+        with vocabulary.named(self._adapter.name):
+            template = vocabulary.chat_template(self._adapter.path)
         return self._base.chat_template if template is None and self._given_tokenizer is not None else template
 
     def label(self, name: str) -> str:

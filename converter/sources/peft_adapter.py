@@ -19,11 +19,13 @@ import numpy as np
 
 from .. import strict_json
 from ..errors import FormatError, UnsupportedError, UsageError, escape
+from ..families import Wrapper
 from ..fields import Fields
 from ..quant import TYPES
 from .input_file import InputFile
 from .safetensors_file import SafetensorsEntry, read_header, shape_text
 from .torch_file import state_dict
+from .wrapped import left_out, part_left_out, unwrapped
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")           # the first that is there is taken
@@ -129,15 +131,17 @@ Change = LowRank | Replacement | TokenRows
 
 
 class PeftAdapter:
-    """An open adapter. `changes`: the weight's name as the base checkpoint has it -> what becomes of it. `close` releases it."""
+    """An open adapter. `changes`: the weight's name as the base checkpoint has it -> what becomes of it. `close` releases it.
+    `wrapper`: a class that the adapter may have been trained in, though the text model alone is merged."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wrapper: Wrapper | None = None) -> None:
         if not folder.is_dir():
             raise UsageError(f"--lora: {escape(folder.name, 0)}: expected the folder of a PEFT adapter, found "
                              f"{'a file' if folder.exists() else 'none'}")
         self.path = folder
         self.name = escape(folder.resolve().name, 0)
         self.warnings: list[str] = []
+        self._wrapper = wrapper
         self.opened: list[InputFile] = []
         try:
             self._open()
@@ -165,7 +169,31 @@ class PeftAdapter:
         tensors = read_header(file).tensors if weights.endswith(".safetensors") else state_dict(file)
         if self._settings.fan_in_fan_out:
             self.warnings.append(f"{CONFIG}: fan_in_fan_out is left out of account, as PEFT does: these are no Conv1D layers")
-        self.changes = self._changes(file, tensors)
+        self.changes = self._own_names(file.name, self._changes(file, self._of_the_text(file.name, tensors)))
+
+    def _of_the_text(self, file: str, tensors: Mapping[str, SafetensorsEntry]) -> dict[str, SafetensorsEntry]:
+        """Without those that change a part of the wrapper that is not converted either."""
+        skipped = {} if self._wrapper is None else {
+            key: part for key in tensors if (part := part_left_out(key.removeprefix(PREFIX), self._wrapper)) is not None}
+        if skipped and len(skipped) == len(tensors):
+            raise FormatError(f"{file}: expected tensors that change the text model, found those of "
+                              f"{' and '.join(dict.fromkeys(skipped.values()))} alone")
+        if skipped:
+            self.warnings.append(f"{self.name}: the text model alone is merged, and {left_out([*skipped.values()])}")
+        return {key: entry for key, entry in tensors.items() if key not in skipped}
+
+    def _own_names(self, file: str, changes: Mapping[str, Change]) -> dict[str, Change]:
+        """By the names that the text model has for its weights; patterns and lists of modules go by the wrapper's."""
+        own: dict[str, tuple[str, Change]] = {}
+        for name, change in changes.items():
+            plain = self._own_name(name)
+            if plain in own:
+                raise FormatError(f"{file}: {escape(plain)} twice: as {escape(own[plain][0])} and as {escape(name)}")
+            own[plain] = name, change
+        return {plain: change for plain, (_name, change) in own.items()}
+
+    def _own_name(self, name: str) -> str:
+        return name if self._wrapper is None else unwrapped(name, self._wrapper) or name
 
     def _changes(self, file: InputFile, tensors: Mapping[str, SafetensorsEntry]) -> dict[str, Change]:
         modules: dict[str, dict[str, Part]] = {}
@@ -225,7 +253,8 @@ class PeftAdapter:
         if len(parts) > 1:
             raise FormatError(f"{shown}: expected {TOKENS} alone, found others too")
         tokens = self._settings.tokens_of(module)
-        if tokens is None and module == HEAD_MODULE and self._settings.tokens_of(EMBEDDING_MODULE) is not None:
+        is_head = self._own_name(f"{module}.weight") == f"{HEAD_MODULE}.weight"
+        if tokens is None and is_head and self._settings.tokens_of(EMBEDDING_MODULE) is not None:
             return None
         if tokens is None:
             raise FormatError(f"{shown}: expected a module of trainable_token_indices, found another")
@@ -362,7 +391,7 @@ def _tokens(fields: Fields) -> dict[str, tuple[int, ...]]:
         return {}
     named = given if isinstance(given, dict) else {EMBEDDING_MODULE: given}
     for name, tokens in named.items():
-        shown = f"{key}.{escape(name)}" if isinstance(given, dict) else key
+        shown = f"{key}.{name}" if isinstance(given, dict) else key
         plain = isinstance(tokens, list) and all(isinstance(token, int) and not isinstance(token, bool) for token in tokens)
         if not plain or not tokens or min(tokens) < 0 or len(set(tokens)) < len(tokens):
             fields.wrong(shown, "different token ids", tokens)
@@ -381,7 +410,7 @@ def _patterns(fields: Fields, key: str, whole: bool) -> dict[str, float]:
     for pattern, value in given.items():
         right = isinstance(value, int) or isinstance(value, float) and not whole
         if isinstance(value, bool) or not right or not 0 < value < 1 << 20:
-            fields.wrong(f"{key}.{escape(pattern)}", "a number above 0", value)
+            fields.wrong(f"{key}.{pattern}", "a number above 0", value)
         repeats = pattern.count("*") + pattern.count("+")
         plain = len(pattern) <= MAX_PATTERN and repeats <= MAX_REPEATS and _PATTERN.fullmatch(pattern) is not None
         if not plain or re.search(r"\)[*+]", pattern) or not _compiles(pattern):

@@ -95,14 +95,14 @@ def from_gguf(metadata: Mapping[str, Any], name: str) -> Vocab | None:
         return None
     from ..tokenizer import Vocab
 
-    with _named(name):
+    with named(name):
         return Vocab.from_gguf(metadata)
 
 
 def from_tokn(data: bytes, name: str) -> Vocab:
     from ..tokenizer import Vocab
 
-    with _named(name):
+    with named(name):
         return Vocab.from_tokn(data)
 
 
@@ -129,7 +129,7 @@ def chat_template(folder: Path) -> str | None:
 
 
 @contextmanager
-def _named(name: str, usual: str = "") -> Iterator[None]:
+def named(name: str, usual: str = "") -> Iterator[None]:
     """Puts the file's name in front of a complaint about its content, where it does not begin with it already."""
     try:
         yield
@@ -152,7 +152,7 @@ def _from_json(file: InputFile, folder: Path) -> Vocab:
     from ..tokenizer import Vocab
 
     values = strict_json.load_object(file.read_all(MAX_TOKENIZER), file.name)
-    with _named(file.name, "tokenizer.json"):
+    with named(file.name, "tokenizer.json"):
         return Vocab.from_tokenizer_json(values, _json_beside(folder, TOKENIZER_CONFIG))
 
 
@@ -162,7 +162,7 @@ def _from_model(file: InputFile, params: Mapping[str, Any] | None) -> Vocab:
 
     if _TIKTOKEN.match(file.read(0, min(64, file.size))):
         return _from_tiktoken(file, params if params is not None else _json_beside(file.path.parent, PARAMS))
-    with _named(file.name, "tokenizer.model"):
+    with named(file.name, "tokenizer.model"):
         return Vocab.from_sentencepiece(file.read_all(MAX_TOKENIZER))
 
 
@@ -179,14 +179,14 @@ def _from_tiktoken(file: InputFile, params: Mapping[str, Any] | None) -> Vocab:
         raise UnsupportedError(f"{file.name}: a tiktoken vocabulary says neither how it cuts a text nor what is special; only "
                                f"Llama 3's is known: expected {LLAMA3_RANKS} tokens, or a {PARAMS} with a vocab_size of "
                                f"{N_SPECIAL} more, found {n} tokens; give a tokenizer.json")
-    with _named(file.name, "tokenizer.model"):
+    with named(file.name, "tokenizer.model"):
         return Vocab.from_tiktoken(data, later=params is None or params.get("use_scaled_rope") is True)
 
 
 def _from_bin(file: InputFile, vocab_size: int) -> Vocab:
     from ..tokenizer import Vocab
 
-    with _named(file.name, SIDECAR):
+    with named(file.name, SIDECAR):
         return Vocab.from_tokenizer_bin(file.read_all(MAX_TOKENIZER), vocab_size)
 
 
