@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 from models import CHATML, ModelSpec
 from safetensors.torch import load_file, save_file
 from source_checks import values_of
-from test_sources_lora import changed, check_merged, merged_values, opened, refused_by, trained
+from test_sources_lora import changed, check_merged, merged_values, meta_folder, opened, refused_by, trained
 
 import converter
 import pyllama
@@ -115,13 +116,7 @@ def test_every_kind_of_source(tmp_path: Path, base: Path, kind: str, rows: int) 
         (tmp_path / "adapter" / "tokenizer.json").write_text(models.bpe_tokenizer_json(rows))
     path = base
     if kind == "meta":
-        from test_sources_torch import meta_tensors
-
-        path = tmp_path / "meta"
-        path.mkdir()
-        torch.save(meta_tensors(SPEC), path / "consolidated.00.pth")
-        (path / "params.json").write_text(json.dumps({"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 96,
-                                                      "max_seq_len": 64}))
+        path = meta_folder(tmp_path / "meta", SPEC)
     elif kind != "hf":
         path = tmp_path / f"base.{'gguf' if kind == 'q8_0' else kind}"
         converter.convert(base, path, type="q8_0" if kind == "q8_0" else "keep")
@@ -363,11 +358,39 @@ def test_tokenizers_that_do_not_fit_are_refused(tmp_path: Path, base: Path, good
     for rows in (SPEC.vocab_size, ROWS + 1):
         found = refused_by(base, with_tokenizer(adapter, models.bpe_tokenizer_json(rows)), FormatError)
         assert found == f"a: tokenizer.json: expected {ROWS} tokens, the rows of the adapter's embedding, found {rows}{remedy}"
-    assert "tokenizer.json" in refused_by(base, with_tokenizer(adapter, "{}"))
+    for text, says in (("{}", "a: tokenizer.json: .model: expected an object, found nothing"),
+                       ("[]", "a: tokenizer.json: expected a JSON object, found an array"),
+                       ("GGUF", "a: tokenizer.json: expected JSON, found "), ("", "a: tokenizer.json: expected JSON, found ")):
+        assert refused_by(base, with_tokenizer(adapter, text)).startswith(says)
     with pytest.raises(ConvertError, match="expected a tokenizer of at most 306 tokens, the rows of the embedding, found one of 307"):
         with_tokenizer(tmp_path, models.bpe_tokenizer_json(ROWS + 1))
         converter.convert(base, tmp_path / "out.bin", lora=adapter, tokenizer=tmp_path / "tokenizer.json")
     assert set(tmp_path.iterdir()) == {*before, tmp_path / "tokenizer.json"}
+
+
+@pytest.mark.parametrize(("rows", "right"), [(1288, True), (1328, False)])
+def test_rows_that_stand_for_no_token_are_padding(tmp_path: Path, base: Path, rows: int, right: bool) -> None:
+    """And not so many that the tokenizer is of another model."""
+    adapter = tmp_path / "a"
+    trained(base, adapter, rows=rows, modules_to_save=BOTH, target_modules=["q_proj"])
+    with_tokenizer(adapter, models.bpe_tokenizer_json(SPEC.vocab_size))
+    if right:
+        opened(base, adapter).close()
+        return
+    assert "expected 1328 tokens, the rows of the adapter's embedding, found 303; put the one there" in refused_by(base, adapter)
+    LoraSource(open_source(base), adapter, adapter / "tokenizer.json").close()
+
+
+@pytest.mark.parametrize("name", ["tied", "base"])
+def test_rows_of_no_width_are_not_compared(tmp_path: Path, base: Path, tied: Path, good: Path, name: str) -> None:
+    """Of which a file of no size may have 2^60."""
+    adapter = tmp_path / "a"
+    shutil.copytree(good, adapter)
+    entry = {"dtype": "F32", "shape": [1 << 60, 0], "data_offsets": [0, 0]}
+    header = json.dumps({f"{module}.weight": entry for module in (E, H)}).encode()
+    (adapter / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    found = refused_by(tied if name == "tied" else base, adapter, FormatError)
+    assert found == f"a: model.embed_tokens.weight: expected 1 to 16777216 rows, found {1 << 60}"
 
 
 def test_half_of_what_is_tied_is_refused(tmp_path: Path, tied: Path) -> None:

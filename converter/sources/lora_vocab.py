@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 from ..config import MAX_VOCAB, ModelConfig
 from ..errors import ConvertError, FormatError, UnsupportedError
 from . import vocabulary
-from .checkpoint import same_rows
+from .checkpoint import same_tensors
+from .hf import EMBEDDING, HEAD
 from .peft_adapter import Change, Part, PeftAdapter, Replacement, TokenRows
 
 if TYPE_CHECKING:
     from ..tokenizer import Vocab
     from . import Source
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 TOKENIZER = vocabulary.TOKENIZERS[0]           # what transformers saves beside an adapter
-PADDING = 8                                    # an embedding with more rows than tokens has a multiple of it
+PADDING = 8                                    # an embedding with more rows than tokens has a multiple of it,
+MAX_PADDED = 1024                              # and fewer than so many that stand for none
 
 
 def is_tied(adapter: PeftAdapter, tied: bool) -> bool:
@@ -48,10 +49,7 @@ def is_tied(adapter: PeftAdapter, tied: bool) -> bool:
 def _same(one: Part | None, other: Part | None) -> bool:
     if one is None or other is None:
         return one is other
-    if (one.entry.dtype, one.entry.shape) != (other.entry.dtype, other.entry.shape):
-        return False
-    return same_rows(lambda begin, end: one.entry.rows(one.file, begin, end),
-                     lambda begin, end: other.entry.rows(other.file, begin, end), one.entry.shape, one.entry.nbytes)
+    return same_tensors(one.file, one.entry, other.file, other.entry)
 
 
 def _same_rows(one: TokenRows, other: TokenRows) -> bool:
@@ -83,9 +81,10 @@ def vocab_of(adapter: PeftAdapter, rows: int, given: Path | None) -> Vocab:
     if not os.path.exists(adapter.path / TOKENIZER):
         raise FormatError(f"{adapter.name}: {TOKENIZER}: expected the tokenizer of the adapter's {rows} embedding rows beside it, "
                           "found none; put the one there that it was trained with, or give it with --tokenizer")
-    vocab = vocabulary.from_file(adapter.path / TOKENIZER, rows)
+    with vocabulary.named(adapter.name):
+        vocab = vocabulary.from_folder(adapter.path, rows)
     n = len(vocab.tokens)
-    if n > rows or n < rows and rows % PADDING:
+    if n > rows or n < rows and (rows % PADDING or rows - n >= MAX_PADDED):
         raise FormatError(f"{adapter.name}: {TOKENIZER}: expected {rows} tokens, the rows of the adapter's embedding, found {n}; "
                           "put the one there that it was trained with, or give it with --tokenizer")
     return vocab
