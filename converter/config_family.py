@@ -61,11 +61,13 @@ def text_alone(values: Mapping[str, Any], name: str, has_head: bool | None = Non
     whether there is a tensor of the head, decides where it is known. FormatError or UnsupportedError as from config.py.
     """
     listed, model_type = values.get("architectures"), values.get("model_type")
-    wrapper = next((row for row in WRAPPERS if listed == [row.architecture]), None) or \
-        next((row for row in WRAPPERS if listed is None and model_type == row.model_type), None)
+    named = isinstance(listed, list) and len(listed) == 1 and isinstance(listed[0], str)
+    wrapper = next((row for row in WRAPPERS if (listed[0] == row.architecture if named else model_type == row.model_type)), None)
     if wrapper is None:
         return values, None
     fields = Fields(values, name)
+    if listed is not None and not named:
+        fields.wrong("architectures", "an array of one name")
     if model_type is not None and model_type != wrapper.model_type:
         fields.log.add(f"architectures and model_type disagree: {show(wrapper.architecture)} and {show(model_type)}")
     refuse_changed_maths(fields, (), ())

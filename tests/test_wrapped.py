@@ -19,6 +19,7 @@ import pytest
 from families import WRAPPED
 from source_checks import refused
 from test_families import assert_close, evaluate
+from test_sources_gguf import write_gguf
 
 import converter
 from converter.config import config_from_hf
@@ -156,6 +157,10 @@ def test_other_tensors_are_refused(made: Callable[[str], Made], tmp_path: Path, 
     ({"model_type": "mistral"}, FormatError,
      "config.json: architectures and model_type disagree: 'Mistral3ForConditionalGeneration' and 'mistral'"),
     ({"architectures": ["MistralForCausalLM"]}, FormatError, "model_type: 'mistral3' is not supported, gemma, "),
+    ({"architectures": "Mistral3ForConditionalGeneration"}, FormatError,
+     "config.json: architectures: expected an array of one name, found 'Mistral3ForConditionalGeneration'"),
+    ({"architectures": ["Mistral3ForConditionalGeneration"] * 2}, FormatError,
+     "config.json: architectures: expected an array of one name, found an array of 2"),
     ({"quantization_config": {"quant_method": "fp8"}}, UnsupportedError, "quantization_config"),
     ({"auto_map": {"AutoConfig": "other.Config"}}, UnsupportedError, "config.json: auto_map: an object is not supported"),
 ])
@@ -168,6 +173,17 @@ def test_configs_that_are_refused(made: Callable[[str], Made], tmp_path: Path, c
 def test_either_name_tells_the_class(made: Callable[[str], Made], tmp_path: Path, change: dict[str, Any]) -> None:
     source = open_source(copied(made("gemma3-wrapped").folder, tmp_path / "hf", **change))
     assert source.config.hf_model_type == "gemma3_text"
+    source.close()
+
+
+def test_a_gguf_may_carry_the_whole_of_a_config(tmp_path: Path) -> None:
+    """Its text_config is that of the file; what is written again has no other."""
+    spec = models.ModelSpec(vocab_size=303)
+    text = models.config_json(spec) | {"model_type": "mistral", "sliding_window": None}
+    whole = {"architectures": ["Mistral3ForConditionalGeneration"], "model_type": "mistral3", "text_config": text, "vision_config": {}}
+    write_gguf(tmp_path / "m.gguf", spec, keys=lambda writer: writer.add_string("ak42.config", json.dumps(whole)))
+    source = open_source(tmp_path / "m.gguf")
+    assert source.hf_config == {**text, "architectures": ["MistralForCausalLM"]}
     source.close()
 
 

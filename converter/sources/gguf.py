@@ -17,6 +17,7 @@ from .. import strict_json
 from ..about import keys_of
 from ..arch import ARCHITECTURES, gguf_pieces
 from ..config import ModelConfig, config_from_hf, differences
+from ..config_family import text_alone
 from ..config_files import config_from_gguf
 from ..errors import FormatError, UnsupportedError, escape
 from ..quant import BY_ID, WeightType
@@ -180,6 +181,7 @@ class GgufSource:
     def _carried_config(self) -> ModelConfig | None:
         if self.hf_config is None:
             return None
+        self.hf_config, _wrapper = text_alone(self.hf_config, f"{self.name}: {CONFIG_KEY}")
         config, warnings = config_from_hf(self.hf_config, f"{self.name}: {CONFIG_KEY}", self.generation_config)
         self.warnings.extend(warnings)
         return config
