@@ -44,8 +44,8 @@ def measure(n_threads: int, isa: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Generation:
-    """tokens_per_second: of all passes. read_gb_per_s: of the machine, and fraction: what part of it the passes read, each the median
-    over slices; 0 where it was not measured."""
+    """tokens_per_second: of all passes. read_gb_per_s: of the machine, and fraction: what part of it the passes read, each the
+    median over slices; 0 where it was not measured."""
 
     tokens_per_second: float
     read_gb_per_s: float
@@ -55,8 +55,8 @@ class Generation:
 def time_generation(
     session: Session, passes: Sequence[Sequence[int]], pass_bytes: float, bandwidth: Callable[[], float] | None
 ) -> Generation:
-    """Times passes that read pass_bytes each, in slices, with the machine's bandwidth measured before and behind each: both see the same
-    neighbours. Each slice's first pass is made once before its time, because measuring empties the caches."""
+    """Times passes that read pass_bytes each, in slices, with the machine's bandwidth measured before and behind each: both see the
+    same neighbours. Each slice's first pass is made once before its time, because measuring empties the caches."""
     n_slices = min(SLICES, len(passes))
     readings = [bandwidth()] if bandwidth and n_slices else []
     seconds, fractions = 0.0, []

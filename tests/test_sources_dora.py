@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import families
 import models
 import numpy as np
 import pytest
@@ -20,11 +19,22 @@ import torch
 from models import ModelSpec
 from safetensors.torch import load_file, save_file
 from source_checks import values_of
-from test_sources_lora import ALL, ATTENTION, SPEC, changed, check_merged, check_same, merged_values, meta_folder, opened, refused_by, trained
+from test_sources_lora import (
+    ALL,
+    ATTENTION,
+    SPEC,
+    changed,
+    check_family,
+    check_merged,
+    merged_values,
+    meta_folder,
+    opened,
+    refused_by,
+    trained,
+)
 
 import converter
 from converter.arch import HALF_SPLIT, INTERLEAVED
-from converter.sources import open_source
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -119,15 +129,7 @@ def test_lengths_follow_their_rows(tmp_path: Path, base: Path, kind: str) -> Non
     ids=str,
 )
 def test_other_families(tmp_path: Path, family: str, settings: dict[str, Any], out: str) -> None:
-    folder = families.make(tmp_path / "base", families.FAMILIES[family])
-    dora(folder, tmp_path / "adapter", **settings).merge_and_unload().save_pretrained(tmp_path / "merged")
-    path, merged = folder, tmp_path / "merged"
-    if out != "hf":
-        (tmp_path / "theirs").mkdir()
-        path, merged = tmp_path / out, tmp_path / "theirs" / out
-        converter.convert(folder, path)
-        converter.convert(tmp_path / "merged", merged)
-    check_same(opened(path, tmp_path / "adapter"), open_source(merged))
+    check_family(tmp_path, family, lambda folder: dora(folder, tmp_path / "adapter", **settings), out)
 
 
 def test_a_quantised_base_is_merged_in_f32(tmp_path: Path, base: Path) -> None:

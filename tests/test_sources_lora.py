@@ -225,6 +225,20 @@ def check_same(one: Any, other: Any) -> None:
     one.close(), other.close()
 
 
+def check_family(tmp_path: Path, family: str, train: Callable[[Path], Any], out: str) -> None:
+    """A merge into the folder ("hf") or a file made of it is the conversion of the folder that PEFT merged; `train` leaves its adapter
+    in tmp_path / "adapter"."""
+    folder = families.make(tmp_path / "base", families.FAMILIES[family])
+    train(folder).merge_and_unload().save_pretrained(tmp_path / "merged")
+    path, merged = folder, tmp_path / "merged"
+    if out != "hf":
+        (tmp_path / "theirs").mkdir()
+        path, merged = tmp_path / out, tmp_path / "theirs" / out
+        converter.convert(folder, path)
+        converter.convert(tmp_path / "merged", merged)
+    check_same(opened(path, tmp_path / "adapter"), open_source(merged))
+
+
 @pytest.mark.parametrize("out", ["hf", "m.gguf", "m.bin"])
 @pytest.mark.parametrize(
     ("family", "settings"),
@@ -240,15 +254,7 @@ def check_same(one: Any, other: Any) -> None:
 )
 def test_fused_weights_and_folded_norms(tmp_path: Path, family: str, settings: dict[str, Any], out: str) -> None:
     """A merge into the folder, into our GGUF and into our model.bin is the conversion of the folder that PEFT merged."""
-    folder = families.make(tmp_path / "base", families.FAMILIES[family])
-    trained(folder, tmp_path / "adapter", **settings).merge_and_unload().save_pretrained(tmp_path / "merged")
-    path, merged = folder, tmp_path / "merged"
-    if out != "hf":
-        (tmp_path / "theirs").mkdir()
-        path, merged = tmp_path / out, tmp_path / "theirs" / out
-        converter.convert(folder, path)
-        converter.convert(tmp_path / "merged", merged)
-    check_same(opened(path, tmp_path / "adapter"), open_source(merged))
+    check_family(tmp_path, family, lambda folder: trained(folder, tmp_path / "adapter", **settings), out)
 
 
 @pytest.mark.parametrize("out", ["hf", "m.gguf"])

@@ -244,7 +244,8 @@ class PeftAdapter:
                 del places["modules_to_save"]
             if len(places) > 1:
                 raise FormatError(f"{file}: expected one weight in place of {escape(name)}, found two")
-            changes |= {name: Replacement(part) for part in places.values()}
+            for part in places.values():
+                changes[name] = Replacement(part)
         return changes
 
     def _token_rows(self, file: str, module: str, parts: Mapping[str, Part]) -> TokenRows | None:
