@@ -816,6 +816,21 @@ static int run_bench(int argc, char **argv) {
     return 0;
 }
 
+/* AMD's processors foresee what is read in order, for one row; of others that is not said. */
+static void check_foreseen(const kernel_table *table) {
+#if defined(__GNUC__) && defined(__x86_64__)
+    const bool amd = __builtin_cpu_is("amd");
+#else
+    const bool amd = false;
+#endif
+    check(table->foresees == amd, table->isa, "foresees", table->foresees, amd, 0, 0);
+    for (uint32_t row = 0; row < KERNEL_TYPES; row++) {
+        const type_kernels *type = &table->types[row];
+        check(kernel_foreseen(table, type, 1) == (amd && type->in_order), table->isa, "foreseen, one row", row, 0, 0, 0);
+        check(!kernel_foreseen(table, type, 2), table->isa, "foreseen, two rows", row, 0, 0, 0);
+    }
+}
+
 /* part: NULL for all. */
 static void check_table(const kernel_table *table, const kernel_table *generic, const char *part) {
     if (!part || !strcmp(part, "pack")) {
@@ -825,6 +840,7 @@ static void check_table(const kernel_table *table, const kernel_table *generic, 
         for (uint32_t n = 1; n <= 600 && IS_NEW(table, pack[ACT_Q8_SUPER]); n++) check_super_pack(table, n);
     }
     if (!part || !strcmp(part, "matrices")) check_matrices(table);
+    if (!part || !strcmp(part, "matrices")) check_foreseen(table);
     for (ak42_kv_type type = AK42_KV_TYPE_F32; type <= AK42_KV_TYPE_INT8; type++)
         if ((!part || !strcmp(part, "attention")) && IS_NEW(table, kv[type])) check_attention(table, generic, type);
     if (!part || !strcmp(part, "vectors")) check_vectors(table, generic);
