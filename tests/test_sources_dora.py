@@ -26,15 +26,14 @@ from test_sources_lora import (
     changed,
     check_family,
     check_merged,
+    check_neighbours,
     merged_values,
-    meta_folder,
     opened,
     refused_by,
     trained,
 )
 
 import converter
-from converter.arch import HALF_SPLIT, INTERLEAVED
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -107,15 +106,7 @@ def test_a_tied_embedding(tmp_path: Path) -> None:
 def test_lengths_follow_their_rows(tmp_path: Path, base: Path, kind: str) -> None:
     """Sources whose rotary pairs are neighbours."""
     expected = merged_values(dora(base, tmp_path / "adapter", target_modules=["q_proj", "k_proj", "embed_tokens"]))
-    if kind == "meta":
-        path = meta_folder(tmp_path / "meta", SPEC)
-    else:
-        path = tmp_path / f"base.{kind}"
-        converter.convert(base, path)
-    source = opened(path, tmp_path / "adapter")
-    assert source.rope_layout == INTERLEAVED != HALF_SPLIT
-    check_merged(source, expected)
-    source.close()
+    check_neighbours(tmp_path, base, expected, kind)
 
 
 @pytest.mark.parametrize("out", ["hf", "m.gguf"])

@@ -138,10 +138,8 @@ def test_16_bits_are_rounded_once(tmp_path: Path, dtype: str) -> None:
     check_merged(source, expected, dtype)
 
 
-@pytest.mark.parametrize("kind", ["gguf", "bin", "meta"])
-def test_rows_are_added_before_any_permutation(tmp_path: Path, base: Path, kind: str) -> None:
-    """Sources whose rotary pairs are neighbours: the adapter's rows, which are Hugging Face's, have to follow."""
-    expected = merged_values(trained(base, tmp_path / "adapter", modules_to_save=["k_proj"], target_modules=["q_proj", "v_proj"]))
+def check_neighbours(tmp_path: Path, base: Path, expected: Any, kind: str) -> None:
+    """The adapter in tmp_path / "adapter" over a source of `base` whose rotary pairs are neighbours."""
     if kind == "meta":
         path = meta_folder(tmp_path / "meta", SPEC)
     else:
@@ -151,6 +149,13 @@ def test_rows_are_added_before_any_permutation(tmp_path: Path, base: Path, kind:
     assert source.rope_layout == INTERLEAVED != HALF_SPLIT
     check_merged(source, expected)
     source.close()
+
+
+@pytest.mark.parametrize("kind", ["gguf", "bin", "meta"])
+def test_rows_are_added_before_any_permutation(tmp_path: Path, base: Path, kind: str) -> None:
+    """Sources whose rotary pairs are neighbours: the adapter's rows, which are Hugging Face's, have to follow."""
+    expected = merged_values(trained(base, tmp_path / "adapter", modules_to_save=["k_proj"], target_modules=["q_proj", "v_proj"]))
+    check_neighbours(tmp_path, base, expected, kind)
 
 
 def test_a_conversion_is_that_of_the_merged_model(tmp_path: Path, base: Path) -> None:
