@@ -19,11 +19,11 @@ from .config import ROPE_SCALING_FIELDS, ModelConfig, config_from_hf, difference
 from .config_family import text_alone
 from .config_files import config_from_gguf
 from .errors import ConvertError
+from .panel import LAYOUTS, packed_bytes
 from .panel import TYPES as PANEL_TYPES
-from .panel import packed_bytes
 from .quant import BY_ID, TYPES
 from .sources import bitsandbytes
-from .sources.ak42_header import PANEL16, Ak42File, is_ak42, read_ak42, read_v0
+from .sources.ak42_header import Ak42File, is_ak42, read_ak42, read_v0
 from .sources.gguf_parts import GgufParts, open_gguf
 from .sources.hf import strip_prefixes
 from .sources.hf_folder import HfFolder
@@ -100,7 +100,7 @@ def _ak42(ak42: Ak42File, context: int | None) -> dict[str, Any]:
     tensors = []
     for tensor in ak42.tensors:
         line = _tensor(tensor.name, tensor.type.name.upper(), tensor.shape, tensor.offset, tensor.nbytes)
-        line["layout"] = "panel16" if tensor.layout == PANEL16 else "rows"
+        line["layout"] = LAYOUTS[tensor.layout]
         if tensor.group_size:
             line["group_size"] = tensor.group_size
         tensors.append(line)

@@ -1,4 +1,4 @@
-"""The panel16 layout (docs/format.md): row-major blocks to panels of 16 rows, and back, as numpy permutations.
+"""The layouts panel16 and stream16 (docs/format.md): row-major blocks to panels of 16 rows, and back, as numpy permutations.
 
 It moves bytes and never computes a weight: unpack(pack(x)) is x. The ak42 writer packs with it, the ak42 source unpacks; both go
 by whole panels, so a matrix is never held twice.
@@ -25,6 +25,26 @@ _WORDS = {"q5_0": (32, 22, 64, 11), "q5_1": (32, 24, 64, 12), "q2_k": (256, 84, 
 
 WORD_TYPES = tuple(_WORDS)
 TYPES = (*_FLOATS, "int8", *_SCALES, *WORD_TYPES)
+
+LAYOUTS = ("rows", "panel16", "stream16")        # by their ids in a file's directory
+ROWS, PANEL16, STREAM16 = range(3)
+
+# stream16's words of a superblock in its order, as panel16 numbers them (core/stream16.h has the reverse).
+_STREAM = {
+    "q5_k": [*range(4), *(w for j in range(8) for w in (4 + j, 12 + j)), *range(20, 44)],
+    "q6_k": [52, *range(48, 52), *(w for h in range(2) for j in range(8) for w in (16 * h + j, 16 * h + 8 + j, 32 + 8 * h + j))],
+    "iq4_xs": [0, 1, *(2 + 8 * u + 4 * b + j for u in range(4) for j in range(4) for b in range(2))],
+}
+
+
+def layout_of(type_name: str) -> int:
+    """The layout of a type's panels in memory, which a file should have."""
+    return STREAM16 if type_name in _STREAM else PANEL16
+
+
+def has_layout(type_name: str, layout: int) -> bool:
+    """Whether a matrix of the type may have it."""
+    return layout == ROWS or (layout == PANEL16 and type_name in TYPES) or (layout == STREAM16 and type_name in _STREAM)
 
 
 def super_bytes(type_name: str, group_size: int = 0) -> int:
@@ -73,34 +93,46 @@ def row_bytes(type_name: str, columns: int, group_size: int = 0) -> int:
     return columns // _BLOCK * (_SCALES[type_name] * 2 + (_BLOCK if type_name == "q8_0" else _BLOCK // 2))
 
 
-def pack(type_name: str, rows_uint8: np.ndarray, rows: int, columns: int, group_size: int = 0) -> np.ndarray:
-    """(rows, row_bytes) uint8 row-major -> uint8, 1-D, whole panels. To stream, hand in 16, 32, .. rows at a time; only a
-    matrix's last piece may have a number of rows that is no multiple of 16 (it is filled up)."""
+def pack(type_name: str, rows_uint8: np.ndarray, rows: int, columns: int, group_size: int = 0, layout: int = PANEL16) -> np.ndarray:
+    """(rows, row_bytes) uint8 row-major -> uint8, 1-D, whole panels of a layout that the type has. To stream, hand in 16, 32, .. rows
+    at a time; only a matrix's last piece may have a number of rows that is no multiple of 16 (it is filled up)."""
     data = np.ascontiguousarray(rows_uint8, dtype=np.uint8)
     expected = (rows, row_bytes(type_name, columns, group_size))
     if data.shape != expected:
         raise ValueError(f"panel16: rows of {type_name}: expected {expected} bytes, found {data.shape}")
+    _check_layout(type_name, layout)
     n_supers = _ceil(columns, super_columns(type_name))
     parts = _to_parts(type_name, data, columns, group_size)
     lanes = [_lanes(part, part.shape[1] // n_supers) for part in parts]
+    if layout == STREAM16:
+        lanes = [lanes[0][:, :, _STREAM[type_name]]]
     return np.concatenate([lane.reshape(*lane.shape[:2], -1).view(np.uint8) for lane in lanes], axis=2).reshape(-1)
 
 
-def unpack(type_name: str, panels_uint8: np.ndarray, rows: int, columns: int, group_size: int = 0) -> np.ndarray:
+def unpack(type_name: str, panels_uint8: np.ndarray, rows: int, columns: int, group_size: int = 0,
+           layout: int = PANEL16) -> np.ndarray:
     """The reverse of pack: uint8 panels -> (rows, row_bytes) uint8 row-major. To stream, hand in whole panels."""
     data = np.ascontiguousarray(panels_uint8, dtype=np.uint8).reshape(-1)
     expected = packed_bytes(type_name, rows, columns, group_size)
     row_bytes(type_name, columns, group_size)                # refuses columns that no block divides
     if data.size != expected:
         raise ValueError(f"panel16: {rows}x{columns} of {type_name}: expected {expected} bytes, found {data.size}")
+    _check_layout(type_name, layout)
     supers = data.reshape(_ceil(rows, PANEL_ROWS), _ceil(columns, super_columns(type_name)), -1)
     parts, begin = [], 0
     for count, kind in _geometry(type_name, group_size):
         size = count * PANEL_ROWS * kind.itemsize
         lanes = np.ascontiguousarray(supers[:, :, begin:begin + size]).view(kind).reshape(*supers.shape[:2], count, PANEL_ROWS)
+        if layout == STREAM16:
+            lanes = lanes[:, :, np.argsort(_STREAM[type_name])]
         parts.append(_rows(lanes)[:rows])
         begin += size
     return _from_parts(type_name, parts, columns, group_size)
+
+
+def _check_layout(type_name: str, layout: int) -> None:
+    if layout == ROWS or not has_layout(type_name, layout):
+        raise ValueError(f"panel16: layout of {type_name}: expected {layout_of(type_name)}, found {layout}")
 
 
 # A part is what a superblock keeps together: the scales, the mins, the quants. Row-major it is (rows, superblocks * count) items,

@@ -116,7 +116,8 @@ def cli() -> None:
 @click.option("--keep-head", type=click.Choice(WEIGHT_TYPES),
               help="Of the matrix that makes the logits: output, or the embedding where it is both.")
 @click.option("--format", "out_format", type=click.Choice(FORMATS), default="auto", show_default=True, help="auto: by OUT's name.")
-@click.option("--layout", type=click.Choice(["panel16", "rows"]), default="panel16", show_default=True, help="Of ak42 v3 matrices.")
+@click.option("--layout", type=click.Choice(["panel16", "rows"]), default="panel16", show_default=True,
+              help="Of ak42 v3 matrices: panels that the runtime computes from where they lie, or GGUF's rows.")
 @click.option("--strict", is_flag=True, help="v1, v2: byte for byte as llama2.c's own exporter writes.")
 @click.option("--force", is_flag=True, help="Replace OUT if it is there.")
 @click.option("--tokenizer", type=MODEL_FILE, metavar="FILE", help="The vocabulary, where SRC has none or another is wanted.")

@@ -257,7 +257,7 @@ def test_v3_holds_the_plan(tmp_path: Path, type_name: str, layout: str, monkeypa
     for tensor in plan.tensors:
         entry, rows = entries[tensor.name], encoded(plan, tensor.name)
         assert (entry["type"], entry["shape"]) == (tensor.type.id, tensor.shape)
-        assert entry["layout"] == (layout == "panel16" and len(tensor.shape) == 2)
+        assert entry["layout"] == (panel.layout_of(type_name) if layout == "panel16" and len(tensor.shape) == 2 else panel.ROWS)
         found = np.frombuffer(entry["bytes"], dtype=np.uint8)
         if entry["layout"]:
             found = panel.unpack(type_name, found, *tensor.shape, tensor.group_size)
@@ -372,7 +372,9 @@ def test_panel16_is_its_table(type_name: str, n: int, columns: int) -> None:
 def test_panel16_refuses_what_it_has_no_row_for() -> None:
     for call in (lambda: panel.super_bytes("nf4-dq"), lambda: panel.super_bytes("int8", 24), lambda: panel.row_bytes("q8_0", 40),
                  lambda: panel.pack("f32", np.zeros((2, 8), np.uint8), 2, 3),
-                 lambda: panel.unpack("f32", np.zeros(5, np.uint8), 1, 1)):
+                 lambda: panel.unpack("f32", np.zeros(5, np.uint8), 1, 1),
+                 lambda: panel.pack("q4_k", np.zeros((1, 144), np.uint8), 1, 256, layout=panel.STREAM16),
+                 lambda: panel.unpack("q6_k", np.zeros(3392, np.uint8), 1, 256, layout=panel.ROWS)):
         with pytest.raises(ValueError, match="panel16: .*expected"):
             call()
 
@@ -397,11 +399,15 @@ def test_panel16_of_words_comes_back(type_name: str, n: int) -> None:
         rng = np.random.default_rng([n, columns])
         rows = rng.integers(0, 256, (n, panel.row_bytes(type_name, columns)), dtype=np.uint8)
         assert rows.shape[1] == TYPES[type_name].row_bytes(columns)
-        packed = panel.pack(type_name, rows, n, columns)
-        assert len(packed) == panel.packed_bytes(type_name, n, columns)
-        assert np.array_equal(panel.unpack(type_name, packed, n, columns), rows)
-        pieces = [panel.pack(type_name, rows[i:i + 16], len(rows[i:i + 16]), columns) for i in range(0, n, 16)]
-        assert np.array_equal(np.concatenate(pieces), packed)
+        lines = []
+        for layout in {panel.PANEL16, panel.layout_of(type_name)}:
+            packed = panel.pack(type_name, rows, n, columns, layout=layout)
+            assert len(packed) == panel.packed_bytes(type_name, n, columns)
+            assert np.array_equal(panel.unpack(type_name, packed, n, columns, layout=layout), rows)
+            pieces = [panel.pack(type_name, rows[i:i + 16], len(rows[i:i + 16]), columns, layout=layout) for i in range(0, n, 16)]
+            assert np.array_equal(np.concatenate(pieces), packed)
+            lines.append(sorted(packed.reshape(-1, 64).tolist()))
+        assert lines[0] == lines[-1]             # stream16 has panel16's lines, in another order
 
 
 @pytest.mark.parametrize("type_name", ["nf4", "nf4-dq"])

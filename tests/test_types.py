@@ -11,6 +11,7 @@ import pytest
 
 import converter
 import pyllama
+from converter import panel, targets
 from converter.quant import TYPES
 from models import make_hf_model_numpy
 from pyllama.quantize import encode
@@ -98,6 +99,27 @@ def test_gguf_and_v3_keep_every_block(files: dict[str, Path], name: str, tmp_pat
     expected = logits(files[name])
     for file in ("m.gguf", "rows.bin", "panels.bin"):
         assert np.array_equal(logits(tmp_path / file), expected), file
+
+
+@pytest.mark.parametrize("name", [name for name in BLOCK_TYPES if panel.layout_of(name) == panel.STREAM16])
+def test_panel16_of_types_that_have_stream16(
+    files: dict[str, Path], name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files from before stream16 compute the same, out of memory of their own, and convert to the same bytes."""
+    with monkeypatch.context() as before:
+        before.setattr(targets.ak42, "layout_of", lambda type_name: panel.PANEL16)
+        converter.convert(files[name], tmp_path / "old.bin")
+    converter.convert(tmp_path / "old.bin", tmp_path / "new.bin")
+    old, new = (converter.inspect(tmp_path / file)["tensors"] for file in ("old.bin", "new.bin"))
+    for a, b in zip(old, new, strict=True):
+        if len(a["shape"]) > 1:
+            assert (a["layout"], b["layout"], a["bytes"]) == ("panel16", "stream16", b["bytes"])
+    with pyllama.Model(tmp_path / "old.bin") as first, pyllama.Model(tmp_path / "new.bin") as second:
+        assert (first.info.packed_bytes, first.info.mapped_bytes) == (second.info.mapped_bytes, 0) and not second.info.packed_bytes
+    for file in ("old.bin", "new.bin"):
+        assert np.array_equal(logits(tmp_path / file), logits(files[name])), file
+    begin, end = (new[0]["offset"], new[-1]["offset"] + new[-1]["bytes"])
+    assert (tmp_path / "new.bin").read_bytes()[begin:end] == files[name].read_bytes()[begin:end]
 
 
 @pytest.mark.parametrize("name", ["nf4", "nf4-dq"])

@@ -1,6 +1,6 @@
 """An ak42 file of any version as a model; llama2.c's headerless files are version 0.
 
-ak42_header.py reads and checks the frame. Here the weights become rows again (panel16 is unpacked, int8's scales join their
+ak42_header.py reads and checks the frame. Here the weights become rows again (panels are unpacked, int8's scales join their
 codes) and every checksum over weights is compared before the first of them is handed out. Called by open_source.
 """
 
@@ -19,10 +19,10 @@ from ..arch import HALF_SPLIT, INTERLEAVED
 from ..config import ROPE_SCALING_FIELDS, ModelConfig, config_from_hf, differences
 from ..crc32c import crc32c
 from ..errors import FormatError
-from ..panel import PANEL_ROWS, panel_bytes, unpack
+from ..panel import PANEL_ROWS, ROWS, panel_bytes, unpack
 from ..quant import NF4_BLOCK, NF4_DQ, NF4_NESTED, WeightType
 from . import rope_factors, vocabulary
-from .ak42_header import PANEL16, Ak42File, Ak42Tensor, is_ak42, read_ak42, read_v0
+from .ak42_header import Ak42File, Ak42Tensor, is_ak42, read_ak42, read_v0
 from .checkpoint import check_shapes, expected_shapes
 from .input_file import InputFile
 
@@ -121,7 +121,7 @@ class Ak42Source:
         return np.concatenate(parts) if parts else np.empty((0, tensor.type.row_bytes(columns, tensor.group_size)), np.uint8)
 
     def _read_rows(self, tensor: Ak42Tensor, begin: int, end: int) -> np.ndarray:
-        if tensor.layout == PANEL16:
+        if tensor.layout != ROWS:
             return self._read_panels(tensor, begin, end)
         if tensor.type.name == "int8":
             return self._read_int8(tensor, begin, end)
@@ -181,7 +181,8 @@ class Ak42Source:
         size = panel_bytes(tensor.type.name, columns, tensor.group_size)
         n_panels = -(-(last - first) // PANEL_ROWS)
         panels = self._file.read_array(tensor.offset + first // PANEL_ROWS * size, n_panels * size)
-        return unpack(tensor.type.name, panels, last - first, columns, tensor.group_size)[begin - first : end - first]
+        whole = unpack(tensor.type.name, panels, last - first, columns, tensor.group_size, tensor.layout)
+        return whole[begin - first : end - first]
 
     def _read_int8(self, tensor: Ak42Tensor, begin: int, end: int) -> np.ndarray:
         """The codes of the whole matrix lie before its scales."""

@@ -17,8 +17,7 @@ from ..config_files import INCOMPAT, complete_ak42, config_from_ak42
 from ..crc32c import crc32c
 from ..errors import FormatError, UnsupportedError, escape
 from ..families import EXPERTS, NO_ROPE, WINDOW
-from ..panel import TYPES as PANEL_TYPES
-from ..panel import packed_bytes
+from ..panel import ROWS, has_layout, packed_bytes
 from ..quant import BY_ID, INT8_GROUPS, TYPES, WeightType
 from .input_file import InputFile, looks_like
 
@@ -28,7 +27,6 @@ EXTENSION_AT, EXTENSION_BYTES = 64, 192
 ENTRY_BYTES, NAME_BYTES = 128, 64
 MAX_TENSORS = 65536
 DATA_ALIGNMENT, TENSOR_ALIGNMENT = 4096, 64
-ROWS, PANEL16 = 0, 1
 
 SIZES = ("dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len")
 DIRECTORY, HALF_SPLIT, LAYER_FLAGS = INCOMPAT["DIRECTORY"], INCOMPAT["ROPE_HALF_SPLIT"], INCOMPAT["LAYER_FLAGS"]
@@ -58,7 +56,7 @@ class Ak42Tensor:
 
     name: str                      # GGUF's
     type: WeightType
-    layout: int                    # ROWS or PANEL16
+    layout: int                    # ROWS, PANEL16 or STREAM16
     shape: tuple[int, ...]
     offset: int
     nbytes: int
@@ -355,10 +353,10 @@ def _entry(name: str, data: bytes, group: int) -> Ak42Tensor:
     group = group if kind.name == "int8" else 0
     if not kind.divides(shape[-1], group):
         raise FormatError(f"{where}: expected a row of whole {kind.name} blocks, found {shape[-1]} weights")
-    if layout not in (ROWS, PANEL16) or (layout == PANEL16 and (n_dims == 1 or kind.name not in PANEL_TYPES)):
+    if not has_layout(kind.name, layout) or (layout != ROWS and n_dims == 1):
         raise UnsupportedError(f"{where}: layout {layout} of {kind.name} is not supported")
     experts, rows = (1, *shape[:-1])[-2:] if n_dims > 1 else (1, 1)
-    size = experts * (packed_bytes(kind.name, rows, shape[-1], group) if layout == PANEL16
+    size = experts * (packed_bytes(kind.name, rows, shape[-1], group) if layout != ROWS
                       else kind.file_bytes(rows, shape[-1], group))
     if nbytes != size:
         raise FormatError(f"{where}: expected {size} bytes for its shape, found {nbytes}")

@@ -19,8 +19,7 @@ from ..chat import derive_chat
 from ..errors import RefusedError, UnsupportedError, UsageError
 from ..manifest import json_bytes, manifest
 from ..output import OutputFile, Stream, check_output
-from ..panel import TYPES as PANEL_TYPES
-from ..panel import pack, packed_bytes
+from ..panel import PANEL16, ROWS, has_layout, layout_of, pack, packed_bytes
 from ..quant import NF4_DQ, NF4_NESTED, NestedRows, group_size_for
 from .ak42_header import (
     HEADER_BYTES,
@@ -44,7 +43,7 @@ ENTRY_BYTES = 128
 NAME_BYTES = 64
 TENSOR_ALIGNMENT = 64
 DATA_ALIGNMENT = 4096
-LAYOUTS = {"rows": 0, "panel16": 1}
+LAYOUTS = ("rows", "panel16")
 INT_LIMIT = 1 << 31              # llama2.c multiplies in int
 ROPE_FACTORS = "rope_freqs.weight"
 
@@ -345,7 +344,7 @@ def _write_v3(plan: Plan, job: Job, sections: list[tuple[str, bytes]]) -> None:
         stream.write(bytes(data_offset))
         for entry in entries:
             stream.pad_to(TENSOR_ALIGNMENT)
-            write = _write_panels if entry.layout == LAYOUTS["panel16"] else _write_rows
+            write = _write_rows if entry.layout == ROWS else _write_panels
             entry.crc = write(stream, entry.tensor, job, meter)
         directory = b"".join(entry.to_bytes() for entry in entries)
         rope_factors = any(tensor.name == ROPE_FACTORS for tensor in plan.tensors)
@@ -366,13 +365,13 @@ def _entries(plan: Plan, job: Job) -> list[Entry]:
     for tensor in plan.tensors:
         if len(tensor.name.encode()) > NAME_BYTES:
             raise UnsupportedError(f"{job.shown}: {tensor.name}: expected a name of at most {NAME_BYTES} bytes")
-        panels = job.layout == "panel16" and len(tensor.shape) > 1 and tensor.type.name in PANEL_TYPES
+        panels = job.layout == "panel16" and len(tensor.shape) > 1 and has_layout(tensor.type.name, PANEL16)
         nbytes = sum(tensor.type.file_bytes(end - begin, tensor.columns, tensor.group_size) for begin, end in matrices(tensor))
         if panels:
             nbytes = sum(packed_bytes(tensor.type.name, end - begin, tensor.columns, tensor.group_size)
                          for begin, end in matrices(tensor))
         offset = _aligned(offset, TENSOR_ALIGNMENT)
-        entries.append(Entry(tensor, LAYOUTS["panel16" if panels else "rows"], offset, nbytes))
+        entries.append(Entry(tensor, layout_of(tensor.type.name) if panels else ROWS, offset, nbytes))
         offset += nbytes
     return entries
 
@@ -382,11 +381,11 @@ def _data_offset(plan: Plan) -> int:
 
 
 def _write_panels(stream: Stream, tensor: TensorPlan, job: Job, meter: Meter) -> int:
-    """A matrix in layout 1; its crc."""
+    """A matrix in its type's panels; its crc."""
     crc = 0
     for begin, end in matrices(tensor):
         for rows in chunks(tensor, begin, end):
-            panels = pack(tensor.type.name, rows, len(rows), tensor.columns, tensor.group_size)
+            panels = pack(tensor.type.name, rows, len(rows), tensor.columns, tensor.group_size, layout_of(tensor.type.name))
             stream.write(panels)
             crc = job.checksum(memoryview(panels), crc)
             meter.add(rows.nbytes, tensor.name)

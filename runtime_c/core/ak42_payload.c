@@ -136,10 +136,10 @@ static ak42_status read_kind(tensor *t, const container *c, const uint8_t *entry
     if (!t->type)
         return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: tensor %s: expected a type that this library "
                          "computes, found type 0x%x; convert the original weights", c->name, t->name, type);
-    if (layout > LAYOUT_PANEL16)
-        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: tensor %s: expected layout 0 or 1, found %u",
-                         c->name, t->name, layout);
-    t->layout = layout == LAYOUT_PANEL16 ? LAYOUT_PANEL16 : LAYOUT_ROWS;
+    if (layout > LAYOUT_STREAM16 || (layout == LAYOUT_STREAM16 && t->type->panels != LAYOUT_STREAM16))
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: tensor %s: expected layout 0 or 1%s, found %u",
+                         c->name, t->name, t->type->panels == LAYOUT_STREAM16 ? " or 2" : "", layout);
+    t->layout = (enum layout)layout;
     t->n_dims = load_u32(entry + ENTRY_N_DIMS);
     if (t->n_dims < 1 || t->n_dims > TENSOR_DIMS_MAX)
         return error_set(err, AK42_STATUS_FORMAT, "%s: tensor %s: expected 1 to 3 dimensions, found %u",
@@ -157,9 +157,9 @@ static ak42_status read_kind(tensor *t, const container *c, const uint8_t *entry
         t->dims[i] = dim;
     }
     t->group_size = t->type->id == TYPE_INT8 ? c->config.group_size : 0;
-    if (t->layout == LAYOUT_PANEL16 && t->n_dims == 1)
+    if (t->layout != LAYOUT_ROWS && t->n_dims == 1)
         return error_set(err, AK42_STATUS_FORMAT, "%s: tensor %s: expected layout 0 of a vector, found "
-                         "panel16", c->name, t->name);
+                         "%u", c->name, t->name, layout);
     const uint64_t experts = t->n_dims == 3 ? t->dims[0] : 1;
     const uint64_t rows = t->n_dims > 1 ? t->dims[t->n_dims - 2] : 1;
     if (!type_bytes(&t->nbytes, t->type, t->group_size, t->layout, rows, t->dims[t->n_dims - 1]) ||

@@ -149,7 +149,7 @@ static void bind_tensor(binding *b, matrix *m, const tensor *t) {
         .n_super = (uint32_t)div_up(dims.columns, SUPER_K),
         .group_size = t->group_size,
     };
-    if (t->layout == LAYOUT_PANEL16 && (uintptr_t)t->data % CACHE_LINE == 0) {
+    if (t->layout == m->type->panels && (uintptr_t)t->data % CACHE_LINE == 0) {
         m->panels = t->data;
         model->info.mapped_bytes += t->nbytes;
     } else {

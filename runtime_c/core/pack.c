@@ -31,7 +31,7 @@ static uint32_t panels_per_piece(const matrix *m) {
 static void forget(const filemap *map, const tensor *t, const matrix *m, const piece *p) {
     const uint64_t first = (uint64_t)p->panel_begin * PANEL_ROWS, last = (uint64_t)p->panel_end * PANEL_ROWS;
     const uint64_t n_rows = (last < m->rows ? last : m->rows) - first;
-    if (t->layout == LAYOUT_PANEL16) {
+    if (t->layout != LAYOUT_ROWS) {
         filemap_forget(map, t->offset + p->panel_begin * m->panel_bytes,
                        (p->panel_end - p->panel_begin) * m->panel_bytes);
     } else if (m->type->id == TYPE_INT8) {
@@ -49,9 +49,12 @@ static void pack_piece(const packing *pk, const piece *p) {
     const matrix *m = p->job->matrix;
     const tensor *t = p->job->source;
     uint8_t *dst = pk->model->packed + (m->panels - pk->model->packed) + p->panel_begin * m->panel_bytes;
-    if (t->layout == LAYOUT_PANEL16)
-        memcpy(dst, t->data + p->panel_begin * m->panel_bytes,
-               (size_t)((p->panel_end - p->panel_begin) * m->panel_bytes));
+    const uint64_t begin = p->panel_begin * m->panel_bytes;
+    const uint32_t n_panels = p->panel_end - p->panel_begin;
+    if (t->layout == m->type->panels)
+        memcpy(dst, t->data + begin, (size_t)(n_panels * m->panel_bytes));
+    else if (t->layout == LAYOUT_PANEL16)
+        panel_from_panel16(m->type, m->group_size, dst, t->data + begin, n_panels, m->columns);
     else if (t->type->id == TYPE_NF4_DQ)
         panel_pack_nf4_dq(dst, t->data, m->rows, m->columns, p->panel_begin, p->panel_end);
     else

@@ -218,6 +218,16 @@ void panel_pack_nf4_dq(uint8_t *dst, const uint8_t *src, uint64_t rows, uint64_t
     }
 }
 
+void panel_from_panel16(const type_info *type, uint32_t group_size, uint8_t *dst, const uint8_t *src, uint64_t n_panels,
+                        uint64_t columns) {
+    const uint64_t bytes = n_panels * type_panel_bytes(type, group_size, columns);
+    if (type->panels == LAYOUT_PANEL16) {
+        memcpy(dst, src, (size_t)bytes);
+        return;
+    }
+    for (uint64_t at = 0; at < bytes; at += type->super_bytes) panel_words_stream(type, dst + at, src + at);
+}
+
 void panel_unpack(const type_info *type, uint32_t group_size, uint8_t *dst, const uint8_t *src,
                   uint64_t rows, uint64_t columns) {
     plan p = plan_of(type, group_size);

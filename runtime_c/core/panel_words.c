@@ -2,7 +2,9 @@
  * the shorter blocks are put in an order in which a word holds 4 neighbouring columns of each block. It moves bits and computes nothing. */
 #include "panel_words.h"
 
-enum { WORD = 4, WORDS_MAX = 53, NIBBLE_WORDS = 8 };
+#include "stream16.h"
+
+enum { WORD = 4, LINE = PANEL_ROWS * WORD, WORDS_MAX = 53, NIBBLE_WORDS = 8 };
 #define LOW 0x0f0f0f0fu
 
 bool panel_is_words(const type_info *type) {
@@ -10,6 +12,16 @@ bool panel_is_words(const type_info *type) {
     case TYPE_Q5_0: case TYPE_Q5_1: case TYPE_Q2_K: case TYPE_Q3_K: case TYPE_Q4_K: case TYPE_Q5_K: case TYPE_Q6_K: case TYPE_IQ4_NL:
     case TYPE_IQ4_XS: case TYPE_MXFP4: case TYPE_NF4: return true;
     default: return false;
+    }
+}
+
+/* Where word w of the 16 rows stands in a superblock, in lines. */
+static uint32_t line_of(const type_info *type, uint32_t w) {
+    switch (type->id) {
+    case TYPE_Q5_K: return (uint32_t)stream16_q5_k((int)w);
+    case TYPE_Q6_K: return (uint32_t)stream16_q6_k((int)w);
+    case TYPE_IQ4_XS: return (uint32_t)stream16_iq4_xs((int)w);
+    default: return w;
     }
 }
 
@@ -115,15 +127,17 @@ static void blocks_nf4(uint8_t *dst, const uint32_t *words) {
 }
 
 void panel_words_pack(const type_info *type, uint8_t *dst, const uint8_t *src, uint64_t stride, uint32_t rows, uint32_t columns) {
-    const uint32_t n_words = type->super_bytes / (PANEL_ROWS * WORD), whole = type->block_bytes / WORD;
+    const uint32_t n_words = type->super_bytes / LINE, whole = type->block_bytes / WORD;
+    uint32_t lines[WORDS_MAX];
+    for (uint32_t w = 0; w < n_words; w++) lines[w] = line_of(type, w);
     if (rows < PANEL_ROWS) memset(dst, 0, type->super_bytes);
     if (type->block_len == 256 && rows == PANEL_ROWS) {
         for (uint32_t w = 0; w < whole; w++)
             for (uint32_t r = 0; r < PANEL_ROWS; r++)
-                store_word(dst + (w * PANEL_ROWS + r) * WORD, load_word(src + r * stride + w * WORD));
+                store_word(dst + lines[w] * LINE + r * WORD, load_word(src + r * stride + w * WORD));
         if (type->block_bytes % WORD)
             for (uint32_t r = 0; r < PANEL_ROWS; r++)
-                store_word(dst + (whole * PANEL_ROWS + r) * WORD, load_u16(src + r * stride + whole * WORD));
+                store_word(dst + lines[whole] * LINE + r * WORD, load_u16(src + r * stride + whole * WORD));
         return;
     }
     for (uint32_t r = 0; r < rows; r++, src += stride) {
@@ -132,16 +146,20 @@ void panel_words_pack(const type_info *type, uint8_t *dst, const uint8_t *src, u
         else if (type->id == TYPE_MXFP4) words_mxfp4(words, src, columns);
         else if (type->id == TYPE_NF4) words_nf4(words, src);
         else words_short(type, words, src, columns);
-        for (uint32_t w = 0; w < n_words; w++) store_word(dst + (w * PANEL_ROWS + r) * WORD, words[w]);
+        for (uint32_t w = 0; w < n_words; w++) store_word(dst + lines[w] * LINE + r * WORD, words[w]);
     }
 }
 
 void panel_words_take(const type_info *type, uint8_t *dst, const uint8_t *super, uint32_t row, uint32_t columns) {
-    const uint32_t n_words = type->super_bytes / (PANEL_ROWS * WORD);
+    const uint32_t n_words = type->super_bytes / LINE;
     uint32_t words[WORDS_MAX];
-    for (uint32_t w = 0; w < n_words; w++) words[w] = load_word(super + (w * PANEL_ROWS + row) * WORD);
+    for (uint32_t w = 0; w < n_words; w++) words[w] = load_word(super + line_of(type, w) * LINE + row * WORD);
     if (type->block_len == 256) memcpy(dst, words, type->block_bytes);
     else if (type->id == TYPE_MXFP4) blocks_mxfp4(dst, words, columns);
     else if (type->id == TYPE_NF4) blocks_nf4(dst, words);
     else blocks_short(type, dst, words, columns);
+}
+
+void panel_words_stream(const type_info *type, uint8_t *dst, const uint8_t *super) {
+    for (uint32_t w = 0; w < type->super_bytes / LINE; w++) memcpy(dst + line_of(type, w) * LINE, super + w * LINE, LINE);
 }

@@ -27,7 +27,7 @@ typedef enum type_id {
     TYPE_NF4_DQ = 0x1002           /* the same, the absmax itself in 8 bits: two tables follow the rows */
 } type_id;
 
-typedef enum layout { LAYOUT_ROWS = 0, LAYOUT_PANEL16 = 1 } layout;
+typedef enum layout { LAYOUT_ROWS = 0, LAYOUT_PANEL16 = 1, LAYOUT_STREAM16 = 2 } layout;
 
 /* Rows of a panel; columns of a superblock of most types, and what kernels count columns in. */
 enum { PANEL_ROWS = 16, SUPER_K = 64 };
@@ -39,9 +39,10 @@ typedef struct type_info {
     const char *name;              /* as on the command line: "q8_0" */
     uint32_t block_len;            /* weights of a block; INT8: 1 (the group is the tensor's) */
     uint32_t block_bytes;          /* bytes of a row-major block */
-    uint32_t super_bytes;          /* bytes of a panel16 superblock (16 rows) without group scales; 0: no panel16 */
+    uint32_t super_bytes;          /* bytes of a panel's superblock (16 rows) without group scales; 0: no panels */
     bool quantised;
     uint32_t super_columns;        /* columns of a superblock: 64, 128 or 256 */
+    layout panels;                 /* of its panels in memory: LAYOUT_STREAM16 where it has that, else LAYOUT_PANEL16 */
 } type_info;
 
 /* NULL where the id or name is unknown. */
@@ -53,7 +54,7 @@ const type_info *type_by_name(const char *name);
 bool type_bytes(uint64_t *bytes, const type_info *type, uint32_t group_size, layout layout, uint64_t rows, uint64_t columns);
 /* The type whose panels a matrix has in memory: its own but for NF4_DQ, which becomes NF4. */
 const type_info *type_in_memory(const type_info *type);
-/* Bytes of one panel (16 rows) of panel16, and of one superblock of it; columns > 0. */
+/* Bytes of one panel (16 rows), and of one superblock of it; columns > 0. */
 uint64_t type_panel_bytes(const type_info *type, uint32_t group_size, uint64_t columns);
 uint64_t type_super_bytes(const type_info *type, uint32_t group_size);
 

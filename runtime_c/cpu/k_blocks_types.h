@@ -1,5 +1,6 @@
-/* k_blocks_types.h: what the superblocks of core/blocks.h's types hold (docs/format.md: panel16), on the words and floats of k_blocks.h: of
- * each type scales, mins and codes. Included by k_blocks.h alone; k_supers.h takes the K types' parts from here, too. */
+/* k_blocks_types.h: what the superblocks of core/blocks.h's types hold (docs/format.md: panel16; core/stream16.h), on the words and floats
+ * of k_blocks.h: of each type scales, mins and codes. Included by k_blocks.h alone; k_supers.h takes the K types' parts from here, too. */
+#include "../core/stream16.h"
 
 BLOCKS_FN words word_at(const uint8_t *super, int w) { return w_load(super + w * 64); }
 /* The same, loaded once where several use it. */
@@ -85,7 +86,7 @@ TYPE_SCALE(iq4_xs) {
     const words high = w_and(w_shr_by(word_at(super, 0), 16 + 2 * b), w_set1(3));
     return f_mul(half_at(super, 0, 0), f_of_int(w_sub(w_or(low, w_shl(high, 4)), w_set1(32))));
 }
-TYPE_CODES(iq4_xs) { return looked_up(word_at(super, 2 + 4 * (2 * u + b) + j % 4), j / 4, iq4_table); }
+TYPE_CODES(iq4_xs) { return looked_up(word_at(super, stream16_iq4_xs(2 + 4 * (2 * u + b) + j % 4)), j / 4, iq4_table); }
 
 /* The K types' superblocks: number_x and min_number_x are integers of a group, placed_x the codes of 4 columns, the j-th of a block of
  * 32, with their lowest bits at bit `at` of a byte. */
@@ -105,8 +106,8 @@ BLOCKS_FN words placed_q4_k(const uint8_t *super, int block, int j, int at) {
     return field(word_kept(super, 4 + 8 * (block / 2) + j), block % 2 * 4, at, 15);
 }
 BLOCKS_FN words placed_q5_k(const uint8_t *super, int block, int j, int at) {
-    const words low = moved(word_kept(super, 12 + 8 * (block / 2) + j), block % 2 * 4, at);
-    return merged(low, 15u << at, field(word_at(super, 4 + j), block, at + 4, 1));
+    const words low = moved(word_kept(super, stream16_q5_k(12 + 8 * (block / 2) + j)), block % 2 * 4, at);
+    return merged(low, 15u << at, field(word_at(super, stream16_q5_k(4 + j)), block, at + 4, 1));
 }
 TYPE_SCALE(q4_k) { return f_mul(half_at(super, 0, 0), f_of_int(number_q4_k(super, 2 * u + g))); }
 TYPE_MIN(q4_k) { return f_mul(f_neg(half_at(super, 0, 1)), f_of_int(min_number_q4_k(super, 2 * u + g))); }
@@ -121,14 +122,14 @@ TYPE_MIN(q5_k) { return min_q4_k(super, u, g); }
 TYPE_CODES(q5_k) { return placed_q5_k(super, 2 * u + b, j, 0); }
 
 BLOCKS_FN words number_q6_k(const uint8_t *super, int g) {
-    return w_sub(w_xor(byte_number(word_at(super, 48 + g / 4), g % 4), w_set1(128)), w_set1(128));
+    return w_sub(w_xor(byte_number(word_at(super, stream16_q6_k(48 + g / 4)), g % 4), w_set1(128)), w_set1(128));
 }
 BLOCKS_FN words placed_q6_k(const uint8_t *super, int block, int j, int at) {
     const int u = block / 2, b = block % 2;
-    const words low = moved(word_at(super, 16 * (u / 2) + 8 * b + j), 4 * (u % 2), at);
-    return merged(low, 15u << at, field(word_at(super, 32 + 8 * (u / 2) + j), 4 * (u % 2) + 2 * b, at + 4, 3));
+    const words low = moved(word_at(super, stream16_q6_k(16 * (u / 2) + 8 * b + j)), 4 * (u % 2), at);
+    return merged(low, 15u << at, field(word_at(super, stream16_q6_k(32 + 8 * (u / 2) + j)), 4 * (u % 2) + 2 * b, at + 4, 3));
 }
-TYPE_SCALE(q6_k) { return f_mul(half_at(super, 52, 0), f_of_int(number_q6_k(super, 4 * u + g))); }
+TYPE_SCALE(q6_k) { return f_mul(half_at(super, stream16_q6_k(52), 0), f_of_int(number_q6_k(super, 4 * u + g))); }
 TYPE_CODES(q6_k) { return placed_q6_k(super, 2 * u + b, j, 0); }
 
 BLOCKS_FN words number_q3_k(const uint8_t *super, int g) {

@@ -17,10 +17,10 @@ SUPERS_FN words super_codes_q4_k(const uint8_t *super, int block, int j) { retur
 SUPERS_FN floats whole_q5_k(const uint8_t *super) { return f_mul(half_at(super, 0, 0), f_set1(1.0f / 8)); }
 SUPERS_FN words super_codes_q5_k(const uint8_t *super, int block, int j) { return placed_q5_k(super, block, j, 3); }
 
-SUPERS_FN floats whole_q6_k(const uint8_t *super) { return f_mul(half_at(super, 52, 0), f_set1(1.0f / 4)); }
+SUPERS_FN floats whole_q6_k(const uint8_t *super) { return f_mul(half_at(super, stream16_q6_k(52), 0), f_set1(1.0f / 4)); }
 SUPERS_FN words numbers_q6_k(const uint8_t *super) {
     words sum = w_set1(0);
-    AK42_UNROLL for (int i = 0; i < 4; i++) sum = w_dot(sum, bytes_of(1), word_at(super, 48 + i), false);
+    AK42_UNROLL for (int i = 0; i < 4; i++) sum = w_dot(sum, bytes_of(1), word_at(super, stream16_q6_k(48 + i)), false);
     return sum;
 }
 SUPERS_FN words super_codes_q6_k(const uint8_t *super, int block, int j) { return placed_q6_k(super, block, j, 2); }

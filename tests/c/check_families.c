@@ -92,16 +92,17 @@ static void check_rich_weights(const ak42_model *model, const bytes *rows, size_
 static void check_rich_v3(void) {
     for (size_t turn = 0; turn < ARRAY_LEN(rich_types); turn += 3)
         for (uint32_t scaling = 3; scaling <= 5; scaling += 2) {
-            bytes rows = build_rich_v3(turn, 0, scaling), panels = build_rich_v3(turn, 1, scaling);
-            float logits[2][RICH_VOCAB];
-            for (int i = 0; i < 2; i++) {
-                const bytes *b = i ? &panels : &rows;
+            bytes all[3];
+            float logits[3][RICH_VOCAB];
+            for (uint32_t layout = LAYOUT_ROWS; layout <= LAYOUT_STREAM16; layout++) {
+                const bytes *b = &all[layout];
+                all[layout] = build_rich_v3(turn, layout, scaling);
                 ak42_model *model;
                 uint8_t *copy;
                 ak42_error err;
                 CHECK(!open_copy(&model, &copy, b->data, b->size, &err), "rich v3, types from %zu: %s", turn, err.text);
                 if (model) {
-                    check_rich_weights(model, &rows, turn, scaling == 5);
+                    check_rich_weights(model, &all[LAYOUT_ROWS], turn, scaling == 5);
                     const model_config *c = &model->config;
                     CHECK(c->qkv_bias && c->qk_norm && !c->qk_norm_row && c->n_experts == RICH_EXPERTS && c->expert_dim == RICH_WIDE &&
                           c->attn_softcap == 50.0f && c->rope_theta_local == 5000.0f && c->rotary_dim == RICH_ROTARY, "rich fields");
@@ -110,11 +111,11 @@ static void check_rich_v3(void) {
                 }
                 model_free(model);
                 free(copy);
-                const ak42_status status = compute(logits[i], b->data, b->size);
+                const ak42_status status = compute(logits[layout], b->data, b->size);
                 CHECK(!status, "rich v3, types from %zu: computing: %d", turn, status);
+                CHECK(!memcmp(logits[0], logits[layout], sizeof logits[0]), "rich v3, types from %zu: rows and layout %u", turn, layout);
             }
-            CHECK(!memcmp(logits[0], logits[1], sizeof logits[0]), "rich v3, types from %zu: rows and panels", turn);
-            free(rows.data), free(panels.data);
+            for (int layout = 0; layout < 3; layout++) free(all[layout].data);
         }
 }
 
@@ -134,7 +135,7 @@ static void check_rich_gguf(void) {
 /* ---- what the new fields refuse ---- */
 
 static void check_rich_fields(void) {
-    bytes b = build_rich_v3(0, 1, 3);
+    bytes b = build_rich_v3(0, LAYOUT_STREAM16, 3);
     static const edit edits[] = {
         {"no QKV_BIAS", 76, 0xffff & ~0x10, 4, FORMAT, "9 unexpected: blk.0.attn_k.bias"},
         {"no QK_NORM", 76, 0xffff & ~0x20, 4, FORMAT, "6 unexpected: blk.0.attn_k_norm.weight"},
@@ -154,7 +155,7 @@ static void check_rich_fields(void) {
     apply(&b, &(edit){"experts in all layers", 0, 5, 4, FORMAT, "4 missing: blk.0.ffn_gate_inp.weight"}, layers, true);
     apply(&b, &(edit){"experts in none", 4, 0, 4, FORMAT, "blk.1.ffn_gate"}, layers, true);
     free(b.data);
-    b = build_rich_v3(0, 1, 5);
+    b = build_rich_v3(0, LAYOUT_STREAM16, 5);
     apply(&b, &(edit){"long factor 0", 0, 0, 4, FORMAT, "rope_factors_long"}, marked(&b, "rope_factors_long.weight"), true);
     apply(&b, &(edit){"short factor nan", 4, 0x7fc00000, 4, FORMAT, "rope_factors_short"}, marked(&b, "rope_factors_short.weight"), true);
     apply(&b, &(edit){"yarn", 100, 3, 1, FORMAT, "beta_slow"}, 0, true);
@@ -168,7 +169,7 @@ typedef struct rich_file {
 } rich_file;
 
 static const rich_file files[] = {
-    {"v3, yarn, panels", NULL, 0, 1, 3},        {"v3, longrope, rows", NULL, 9, 0, 5},     {"gguf qwen3moe, yarn", "qwen3moe", 2, 0, 0},
+    {"v3, yarn, panels", NULL, 0, LAYOUT_STREAM16, 3}, {"v3, longrope, rows", NULL, 9, LAYOUT_ROWS, 5}, {"gguf qwen3moe, yarn", "qwen3moe", 2, 0, 0},
     {"gguf gemma2, caps", "gemma2", 3, 0, 0},   {"gguf phi3, longrope", "phi3", 4, 0, 0},
 };
 

@@ -147,6 +147,8 @@ static void check_types(void) {
         {TYPE_NF4, 0, LAYOUT_ROWS, 2, 96, 0}, {TYPE_NF4_DQ, 0, LAYOUT_PANEL16, 2, 128, 0},
         {TYPE_NF4_DQ, 0, LAYOUT_ROWS, 2, 128, 4 * 33 + 4 + 4}, {TYPE_NF4_DQ, 0, LAYOUT_ROWS, 257, 64, 257 * 33 + 4 + 8},
         {TYPE_NF4_DQ, 0, LAYOUT_ROWS, UINT64_MAX / 64, 128, 0},
+        {TYPE_Q6_K, 0, LAYOUT_STREAM16, 17, 512, 4 * 3392}, {TYPE_IQ4_XS, 0, LAYOUT_STREAM16, 1, 256, 2176},
+        {TYPE_Q4_K, 0, LAYOUT_STREAM16, 16, 256, 0}, {TYPE_F32, 0, LAYOUT_STREAM16, 16, 64, 0},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         n = 0;
@@ -545,7 +547,8 @@ static void check_v3_fields(void) {
         {"name renamed", 0, 'x', 1, FORMAT, "xoken_embd.weight"},
         {"name padding", 63, 'x', 1, FORMAT, "padded"}, {"type 0x1003", 64, 0x1003, 4, UNSUPPORTED, "0x1003"},
         {"type iq2_s", 64, 22, 4, UNSUPPORTED, "0x16"},
-        {"type q4_k", 64, 12, 4, FORMAT, "block of q4_k"}, {"layout 2", 68, 2, 4, UNSUPPORTED, "layout"},
+        {"type q4_k", 64, 12, 4, FORMAT, "block of q4_k"}, {"layout 2", 68, 2, 4, UNSUPPORTED, "layout 0 or 1, found 2"},
+        {"layout 3", 68, 3, 4, UNSUPPORTED, "layout 0 or 1, found 3"},
         {"layout rows", 68, 0, 4, FORMAT, "bytes for its type"}, {"dims 0", 72, 0, 4, FORMAT, "dimensions"},
         {"dims 4", 72, 4, 4, FORMAT, "dimensions"}, {"dims 3", 72, 3, 4, FORMAT, "dimension 2 of 3"},
         {"zero", 76, 1, 4, FORMAT, "reserved"}, {"rows 0", 80, 0, 8, FORMAT, "dimension 0"},

@@ -1,6 +1,6 @@
-/* check_panel.c: panel16 against docs/format.md: every byte of random matrices against the table written
- * out element by element, checksums written down once, round trips for odd rows and columns, rows against
- * the decoders. `--bench` prints the speed of packing. */
+/* check_panel.c: panel16 and stream16 against docs/format.md: every byte of random matrices against the tables written
+ * out element by element, checksums written down once, round trips for odd rows and columns, panel16 into the layout of memory, rows
+ * against the decoders. `--bench` prints the speed of packing. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -118,12 +118,35 @@ static uint32_t expected_word(const matrix *m, uint64_t row, uint64_t k, uint32_
     return word;
 }
 
-static uint64_t expected_super(const matrix *m, uint8_t *out, uint64_t row, uint64_t k) {
+/* panel16's words in stream16's order; n of them. */
+static uint32_t stream_words(const type_info *type, uint32_t words[64]) {
+    uint32_t n = 0;
+    if (type->id == TYPE_Q5_K) {
+        for (uint32_t w = 0; w < 4; w++) words[n++] = w;
+        for (uint32_t j = 0; j < 8; j++) words[n++] = 4 + j, words[n++] = 12 + j;
+        for (uint32_t w = 20; w < 44; w++) words[n++] = w;
+    } else if (type->id == TYPE_Q6_K) {
+        words[n++] = 52;
+        for (uint32_t w = 48; w < 52; w++) words[n++] = w;
+        for (uint32_t h = 0; h < 2; h++)
+            for (uint32_t j = 0; j < 8; j++) words[n++] = 16 * h + j, words[n++] = 16 * h + 8 + j, words[n++] = 32 + 8 * h + j;
+    } else if (type->id == TYPE_IQ4_XS) {
+        words[n++] = 0, words[n++] = 1;
+        for (uint32_t u = 0; u < 4; u++)
+            for (uint32_t j = 0; j < 4; j++) words[n++] = 2 + 8 * u + j, words[n++] = 6 + 8 * u + j;
+    }
+    return n;
+}
+
+static uint64_t expected_super(const matrix *m, layout layout, uint8_t *out, uint64_t row, uint64_t k) {
     uint8_t *p = out;
     if (panel_is_words(m->type)) {
-        for (uint32_t w = 0; w < m->type->super_bytes / 64; w++)
+        uint32_t words[64], n = stream_words(m->type, words);
+        if (layout != LAYOUT_STREAM16)
+            for (n = 0; n < m->type->super_bytes / 64; n++) words[n] = n;
+        for (uint32_t w = 0; w < n; w++)
             for (uint64_t r = row; r < row + 16; r++, p += 4) {
-                const uint32_t word = expected_word(m, r, k, w);
+                const uint32_t word = expected_word(m, r, k, words[w]);
                 for (int b = 0; b < 4; b++) p[b] = (uint8_t)(word >> 8 * b);
             }
         return (uint64_t)(p - out);
@@ -185,14 +208,14 @@ static void check_matrix(const type_info *type, uint32_t group, uint64_t rows, u
     uint64_t packed_bytes, n_panels = div_up(rows, 16),
         n_super = div_up(columns, type->super_columns);
     bool sized = type_bytes(&bytes, type, group, LAYOUT_ROWS, rows, columns) &&
-                 type_bytes(&packed_bytes, type, group, LAYOUT_PANEL16, rows, columns);
+                 type_bytes(&packed_bytes, type, group, type->panels, rows, columns);
     check(sized && packed_bytes == n_panels * panel_bytes, type->name, group, rows, columns, "sizes");
     if (!sized) return;
     /* odd address: alignment is not promised */
     uint8_t *memory = malloc(bytes + 1), *data = memory + 1;
     uint8_t *packed = aligned_alloc(64, packed_bytes), *pieces = aligned_alloc(64, packed_bytes), *back =
         malloc(bytes + 1);
-    uint8_t super[4096];
+    uint8_t super[4096], plain[4096];
     float *row_expected = malloc(columns * sizeof(float)), *row_found = malloc(columns * sizeof(float));
     fill(type, group, data, rows, columns, bytes);
     memset(packed, 0xa5, packed_bytes);
@@ -204,10 +227,15 @@ static void check_matrix(const type_info *type, uint32_t group, uint64_t rows, u
     bool same = true;
     for (uint64_t panel = 0; panel < n_panels; panel++)
         for (uint64_t s = 0; s < n_super; s++) {
-            uint64_t n = expected_super(&m, super, panel * 16, s * type->super_columns);
-            same &= n == super_bytes && memcmp(super, packed + panel * panel_bytes + s * super_bytes, n) == 0;
+            const uint64_t at = panel * panel_bytes + s * super_bytes, k = s * type->super_columns;
+            uint64_t n = expected_super(&m, type->panels, super, panel * 16, k);
+            same &= n == super_bytes && memcmp(super, packed + at, n) == 0;
+            same &= expected_super(&m, LAYOUT_PANEL16, plain, panel * 16, k) == super_bytes;
+            panel_from_panel16(type, group, pieces + at, plain, 1, type->super_columns);
         }
     check(same, type->name, group, rows, columns, "bytes are those of the format");
+    check(memcmp(packed, pieces, packed_bytes) == 0, type->name, group, rows, columns, "panel16 into the layout of memory");
+    memset(pieces, 0x5a, packed_bytes);
 
     for (uint64_t panel = n_panels; panel-- > 0;)
         panel_pack(type, group, pieces + panel * panel_bytes, data, rows, columns, panel, panel + 1);
@@ -238,7 +266,7 @@ static void check_matrix(const type_info *type, uint32_t group, uint64_t rows, u
     free(row_found);
 }
 
-/* CRC-32C of fill()'s 18 rows of 96 columns (256 of the K types and IQ4_XS, 192 of MXFP4, 128 of NF4), packed; no line may ever
+/* CRC-32C of fill()'s 18 rows of 96 columns (256 of the K types and IQ4_XS, 192 of MXFP4, 128 of NF4) in panels; no line may ever
  * change. */
 static const struct golden {
     const char *type;
@@ -252,26 +280,34 @@ static const struct golden {
     { "q5_0", 0, 0x001141f5u }, { "q5_1", 0, 0xca91093du }, { "q2_k", 0, 0x4975b8a5u }, { "q3_k", 0, 0x82642c43u },
     { "q4_k", 0, 0x00fad093u }, { "q5_k", 0, 0x5b6c496au }, { "q6_k", 0, 0xcfc07844u }, { "iq4_nl", 0, 0x6922f1a0u },
     { "iq4_xs", 0, 0xb77ad6f0u }, { "mxfp4", 0, 0x4e099456u }, { "nf4", 0, 0x8529f2f3u },
-};
+}, STREAM_GOLDENS[] = {{"q5_k", 0, 0xe755bbfau}, {"q6_k", 0, 0xcc1bc22cu}, {"iq4_xs", 0, 0xc3aa7705u}};
+
+static void check_golden(const struct golden *golden, layout layout) {
+    static uint8_t data[18 * 96 * 4], packed[2 * 2 * 4096];
+    const type_info *type = type_by_name(golden->type);
+    const uint64_t columns = type->block_len == 256 ? 256 : type->block_len == 64 ? 128 : type->super_columns == 128 ? 192 : 96;
+    uint64_t bytes, packed_bytes, at = 0;
+    if (!type_bytes(&bytes, type, golden->group, LAYOUT_ROWS, 18, columns) ||
+        !type_bytes(&packed_bytes, type, golden->group, layout, 18, columns)) {
+        check(false, golden->type, golden->group, 18, columns, "golden has a size");
+        return;
+    }
+    fill(type, golden->group, data, 18, columns, bytes);
+    const matrix m = {type, golden->group, 18, columns, data};
+    if (layout == type->panels)
+        panel_pack(type, golden->group, packed, data, 18, columns, 0, 2);
+    else                                   /* read, but written no more: check_matrix sees it become stream16 */
+        for (uint64_t panel = 0; panel < 2; panel++)
+            for (uint64_t k = 0; k < columns; k += type->super_columns) at += expected_super(&m, layout, packed + at, 16 * panel, k);
+    const uint32_t crc = crc32c(0, packed, packed_bytes);
+    char what[64];
+    snprintf(what, sizeof what, "golden 0x%08x, found 0x%08x", golden->crc, crc);
+    check(crc == golden->crc, golden->type, golden->group, 18, columns, what);
+}
 
 static void check_goldens(void) {
-    static uint8_t data[18 * 96 * 4], packed[2 * 2 * 4096];
-    for (size_t i = 0; i < ARRAY_LEN(GOLDENS); i++) {
-        const type_info *type = type_by_name(GOLDENS[i].type);
-        const uint64_t columns = type->block_len == 256 ? 256 : type->block_len == 64 ? 128 : type->super_columns == 128 ? 192 : 96;
-        uint64_t bytes, packed_bytes;
-        if (!type_bytes(&bytes, type, GOLDENS[i].group, LAYOUT_ROWS, 18, columns) ||
-            !type_bytes(&packed_bytes, type, GOLDENS[i].group, LAYOUT_PANEL16, 18, columns)) {
-            check(false, GOLDENS[i].type, GOLDENS[i].group, 18, columns, "golden has a size");
-            continue;
-        }
-        fill(type, GOLDENS[i].group, data, 18, columns, bytes);
-        panel_pack(type, GOLDENS[i].group, packed, data, 18, columns, 0, 2);
-        uint32_t crc = crc32c(0, packed, packed_bytes);
-        char what[64];
-        snprintf(what, sizeof what, "golden 0x%08x, found 0x%08x", GOLDENS[i].crc, crc);
-        check(crc == GOLDENS[i].crc, GOLDENS[i].type, GOLDENS[i].group, 18, columns, what);
-    }
+    for (size_t i = 0; i < ARRAY_LEN(GOLDENS); i++) check_golden(&GOLDENS[i], LAYOUT_PANEL16);
+    for (size_t i = 0; i < ARRAY_LEN(STREAM_GOLDENS); i++) check_golden(&STREAM_GOLDENS[i], LAYOUT_STREAM16);
 }
 
 /* One Q4_0 row of 32 weights, by hand: d = 1.0 (0x3c00), weight i has code i % 16. */

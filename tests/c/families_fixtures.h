@@ -107,8 +107,21 @@ static void rich_rows(bytes *b, const rich_tensor *t) {
 
 /* ---- ak42 v3 ---- */
 
+/* Panels of memory's layout as panel16 again: the reverse of panel_from_panel16, asked of it line by line. */
+static void back_to_panel16(const type_info *type, uint8_t *panels, uint64_t bytes) {
+    static uint8_t numbered[4096], moved[4096];
+    const uint32_t size = type->super_bytes, n_lines = size / 64;
+    for (uint32_t w = 0; w < n_lines; w++) memset(numbered + w * 64, (int)w, 64);
+    panel_from_panel16(type, 0, moved, numbered, 1, type->super_columns);
+    for (uint64_t at = 0; at < bytes; at += size) {
+        uint8_t super[4096];
+        memcpy(super, panels + at, size);
+        for (uint32_t line = 0; line < n_lines; line++) memcpy(panels + at + moved[line * 64] * 64u, super + line * 64, 64);
+    }
+}
+
 /* All that a header can ask for: experts in layer 1, a window and a theta of its own in layer 0, no rope in layer 2. The types begin
- * at the turn-th. Types that have panels are in them where `layout` says so. scaling: ROPE_SCALING_YARN or _LONGROPE. */
+ * at the turn-th. Types that have panels are in them where `layout` says so: panel16 all, or each in that of memory. scaling: ROPE_SCALING_YARN or _LONGROPE. */
 static bytes build_rich_v3(size_t turn, uint32_t layout, uint32_t scaling) {
     bytes b = {0};
     rich_list list = {.turn = turn};
@@ -135,6 +148,7 @@ static bytes build_rich_v3(size_t turn, uint32_t layout, uint32_t scaling) {
             const size_t at = b.size;
             put(&b, NULL, (size_t)(n_panels * type_panel_bytes(t->type, 0, t->columns)));
             panel_pack(t->type, 0, b.data + at, rows.data + rows.size / n * k, t->rows, t->columns, 0, n_panels);
+            if (layout == LAYOUT_PANEL16 && t->type->panels != LAYOUT_PANEL16) back_to_panel16(t->type, b.data + at, b.size - at);
         }
         if (!panels) put(&b, rows.data, rows.size);
         free(rows.data);
@@ -142,7 +156,7 @@ static bytes build_rich_v3(size_t turn, uint32_t layout, uint32_t scaling) {
         uint8_t *e = b.data + 256 + i * 128;
         memcpy(e, t->name, strlen(t->name));
         set_u32(e + 64, t->type->id);
-        set_u32(e + 68, panels);
+        set_u32(e + 68, !panels ? LAYOUT_ROWS : layout == LAYOUT_STREAM16 ? t->type->panels : LAYOUT_PANEL16);
         set_u32(e + 72, t->experts ? 3 : t->rows ? 2 : 1);
         for (int d = 0, from = t->experts ? 0 : t->rows ? 1 : 2; from < 3; from++, d++) set_u64(e + 80 + 8 * d, dims[from]);
         set_u64(e + 104, begin);

@@ -330,7 +330,7 @@ static inline bytes build_v3(const shape *s, const uint32_t *types, size_t n_typ
         uint8_t *e = b.data + 256 + i * 128;
         memcpy(e, t->name, strlen(t->name));
         set_u32(e + 64, type->id);
-        set_u32(e + 68, t->rows ? layout : 0);
+        set_u32(e + 68, t->rows && layout ? type->panels : 0);
         set_u32(e + 72, t->rows ? 2 : 1);
         set_u64(e + 80, t->rows ? t->rows : t->columns);
         set_u64(e + 88, t->rows ? t->columns : 0);
