@@ -318,20 +318,78 @@ static const levels WHOLE_Q6 = {-32.0f, 31.0f, false}, WHOLE_Q3 = {-4.0f, 3.0f, 
 /* f16 that holds d, as a float. */
 ENCODE_FN float as_half(float d) { return f16_to_f32(f32_to_f16(d)); }
 
-/* Scales of n_groups groups (8 or 16) as factors of *d, which lie within -limit and limit - 1; then each group's levels. */
+enum { SYMMETRIC_GROUPS = 16 };
+
+/* Groups of a block without mins, whose scales are factors of one d. */
+typedef struct symmetric {
+    groups g[SYMMETRIC_GROUPS / LANES];
+    uint32_t n_groups;                     /* 8 or 16 */
+    levels l;
+    float limit;                           /* factors lie within -limit and limit - 1 */
+    float scales[SYMMETRIC_GROUPS];
+} symmetric;
+
+/* Factors of d for the scales; what is lost then. */
+ENCODE_FN float round_symmetric(const symmetric *s, float d, float *factors) {
+    float lost = 0.0f;
+    for (uint32_t first = 0; first < s->n_groups; first += LANES) {
+        const groups *g = &s->g[first / LANES];
+        float product[LANES], error[LANES];
+        round_scales(g, s->scales + first, d, -s->limit, s->limit - 1.0f, s->l, factors + first);
+        for (uint32_t k = 0; k < LANES; k++) product[k] = d * factors[first + k];
+        scale_errors(g, product, s->l, error);
+        for (uint32_t k = 0; k < LANES; k++) lost += error[k];
+    }
+    return lost;
+}
+
+/* The d that fits the levels best which another d gives with these factors; 0: there is none. */
+ENCODE_FN float fit_symmetric(const symmetric *s, float d, const float *factors) {
+    float above = 0.0f, below = 0.0f;
+    for (uint32_t first = 0; first < s->n_groups; first += LANES) {
+        const groups *g = &s->g[first / LANES];
+        const lanes factor = v_load(factors + first);
+        lanes xl = v_set1(0.0f), l2 = xl;
+        float inverse[LANES], parts[2][LANES];
+        for (uint32_t k = 0; k < LANES; k++) inverse[k] = inverse_of(d * factors[first + k]);
+        const lanes inverses = v_load(inverse);
+        for (uint32_t i = 0; i < g->n; i++) {
+            const lanes x = v_load(g->x[i]), level = v_mul(levels_near(v_mul(x, inverses), s->l), factor);
+            const lanes wl = v_mul(v_load(g->w[i]), level);
+            xl = v_add(xl, v_mul(wl, x));
+            l2 = v_add(l2, v_mul(wl, level));
+        }
+        v_store(parts[0], xl);
+        v_store(parts[1], l2);
+        for (uint32_t k = 0; k < LANES; k++) {
+            above += parts[0][k];
+            below += parts[1][k];
+        }
+    }
+    return below > 0.0f ? above / below : 0.0f;
+}
+
+/* Scales of n_groups groups (8 or 16) as factors of *d, which lie within -limit and limit - 1; then each group's levels. The largest scale
+ * takes the largest factor at first; then d is fitted to what came of it, where that is better. */
 ENCODE_FN void encode_symmetric(const float *src, uint32_t n_groups, uint32_t n, levels l, float limit, weighting weighting, float *d,
                              float *factors, float *values) {
-    static const uint32_t at_once = LANES;
-    groups g[2];
-    float scales[16], largest = 0.0f;
-    for (uint32_t first = 0; first < n_groups; first += at_once) {
-        take_groups(&g[first / LANES], src + first * n, n, LANES, weighting);
-        search_scales(&g[first / LANES], l, scales + first);
+    symmetric s;
+    float largest = 0.0f;
+    s.n_groups = n_groups;
+    s.l = l;
+    s.limit = limit;
+    for (uint32_t first = 0; first < n_groups; first += LANES) {
+        take_groups(&s.g[first / LANES], src + first * n, n, LANES, weighting);
+        search_scales(&s.g[first / LANES], l, s.scales + first);
     }
-    for (uint32_t i = 0; i < n_groups; i++) largest = magnitude_of(scales[i]) > magnitude_of(largest) ? scales[i] : largest;
+    for (uint32_t i = 0; i < n_groups; i++) largest = magnitude_of(s.scales[i]) > magnitude_of(largest) ? s.scales[i] : largest;
     *d = as_half(largest / -limit);
-    for (uint32_t first = 0; first < n_groups; first += at_once)
-        round_scales(&g[first / LANES], scales + first, *d, -limit, limit - 1.0f, l, factors + first);
+    const float lost = round_symmetric(&s, *d, factors), fit = as_half(fit_symmetric(&s, *d, factors));
+    float others[SYMMETRIC_GROUPS];
+    if (round_symmetric(&s, fit, others) < lost) {
+        *d = fit;
+        memcpy(factors, others, n_groups * sizeof *factors);
+    }
     for (uint32_t i = 0; i < n_groups; i++) {
         const float inverse = inverse_of(*d * factors[i]);
         for (uint32_t k = 0; k < n; k++) values[i * n + k] = level_near(src[i * n + k] * inverse, l);
