@@ -5,26 +5,26 @@
 /* Superblocks: docs/format.md, panel16. */
 static const type_info table[] = {
     /* id         name      block_len  bytes  super_bytes    quantised, super_columns, panels */
-    {TYPE_F32,    "f32",    1,         4,     16 * 64 * 4,   false, 64, LAYOUT_PANEL16},
-    {TYPE_F16,    "f16",    1,         2,     16 * 64 * 2,   false, 64, LAYOUT_PANEL16},
-    {TYPE_BF16,   "bf16",   1,         2,     16 * 64 * 2,   false, 64, LAYOUT_PANEL16},
-    {TYPE_Q8_0,   "q8_0",   32,        34,    2 * 32 + 1024, true,  64, LAYOUT_PANEL16},
-    {TYPE_Q4_0,   "q4_0",   32,        18,    2 * 32 + 512,  true,  64, LAYOUT_PANEL16},
-    {TYPE_Q4_1,   "q4_1",   32,        20,    4 * 32 + 512,  true,  64, LAYOUT_PANEL16},
-    {TYPE_INT8,   "int8",   1,         1,     1024,          true,  64, LAYOUT_PANEL16},      /* without scales */
+    {TYPE_F32,    "f32",    1,         4,     16 * 64 * 4,   false, 64,  LAYOUT_PANEL16},
+    {TYPE_F16,    "f16",    1,         2,     16 * 64 * 2,   false, 64,  LAYOUT_PANEL16},
+    {TYPE_BF16,   "bf16",   1,         2,     16 * 64 * 2,   false, 64,  LAYOUT_PANEL16},
+    {TYPE_Q8_0,   "q8_0",   32,        34,    2 * 32 + 1024, true,  64,  LAYOUT_PANEL16},
+    {TYPE_Q4_0,   "q4_0",   32,        18,    2 * 32 + 512,  true,  64,  LAYOUT_PANEL16},
+    {TYPE_Q4_1,   "q4_1",   32,        20,    4 * 32 + 512,  true,  64,  LAYOUT_PANEL16},
+    {TYPE_INT8,   "int8",   1,         1,     1024,          true,  64,  LAYOUT_PANEL16},      /* without scales */
     /* words of 16 rows: 64 bytes each */
-    {TYPE_Q5_0,   "q5_0",   32,        22,    11 * 64,       true,  64, LAYOUT_PANEL16},
-    {TYPE_Q5_1,   "q5_1",   32,        24,    12 * 64,       true,  64, LAYOUT_PANEL16},
+    {TYPE_Q5_0,   "q5_0",   32,        22,    11 * 64,       true,  64,  LAYOUT_PANEL16},
+    {TYPE_Q5_1,   "q5_1",   32,        24,    12 * 64,       true,  64,  LAYOUT_PANEL16},
     {TYPE_Q2_K,   "q2_k",   256,       84,    21 * 64,       true,  256, LAYOUT_PANEL16},
     {TYPE_Q3_K,   "q3_k",   256,       110,   28 * 64,       true,  256, LAYOUT_PANEL16},
     {TYPE_Q4_K,   "q4_k",   256,       144,   36 * 64,       true,  256, LAYOUT_PANEL16},
     {TYPE_Q5_K,   "q5_k",   256,       176,   44 * 64,       true,  256, LAYOUT_STREAM16},
     {TYPE_Q6_K,   "q6_k",   256,       210,   53 * 64,       true,  256, LAYOUT_STREAM16},
-    {TYPE_IQ4_NL, "iq4_nl", 32,        18,    9 * 64,        true,  64, LAYOUT_PANEL16},
+    {TYPE_IQ4_NL, "iq4_nl", 32,        18,    9 * 64,        true,  64,  LAYOUT_PANEL16},
     {TYPE_IQ4_XS, "iq4_xs", 256,       136,   34 * 64,       true,  256, LAYOUT_STREAM16},
     {TYPE_MXFP4,  "mxfp4",  32,        17,    17 * 64,       true,  128, LAYOUT_PANEL16},
-    {TYPE_NF4,    "nf4",    64,        36,    9 * 64,        true,  64, LAYOUT_PANEL16},
-    {TYPE_NF4_DQ, "nf4-dq", 64,        33,    0,             true,  64, LAYOUT_PANEL16},      /* without its tables */
+    {TYPE_NF4,    "nf4",    64,        36,    9 * 64,        true,  64,  LAYOUT_PANEL16},
+    {TYPE_NF4_DQ, "nf4-dq", 64,        33,    0,             true,  64,  LAYOUT_PANEL16},      /* without its tables */
 };
 
 const type_info *type_by_id(uint32_t id) {

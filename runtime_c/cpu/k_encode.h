@@ -119,7 +119,7 @@ ENCODE_FN float inverse_of(float x) {
     return x != 0.0f && inverse - inverse == 0.0f ? inverse : 0.0f;
 }
 
-enum { SCALE_STEPS = 9 };
+enum { SCALE_STEPS = 4 };
 /* The largest weight lands about on either end of the levels. */
 ENCODE_FN void search_scales(const groups *g, levels l, float *scale) {
     float largest[LANES] = {0}, inverse[LANES], gain[LANES] = {0};
@@ -131,7 +131,7 @@ ENCODE_FN void search_scales(const groups *g, levels l, float *scale) {
         scale[k] = 0.0f;
         range[k] = inverse_of(largest[k]);
     }
-    const float step = l.iq4 ? 1.0f : 0.1f, ends[2] = {l.low, l.high};
+    const float step = l.iq4 ? 2.25f : 0.225f, ends[2] = {l.low, l.high};
     for (int end = 0; end < 2; end++)
         for (int s = -SCALE_STEPS; s <= SCALE_STEPS; s++) {
             const float top = ends[end] + (float)s * step;
