@@ -30,7 +30,8 @@
 /* Weights are read once, from memory. Each of their lines is asked for twice: far ahead into the second-level cache, which can wait
  * for many lines at once, and shortly before its use into the first, whose few open requests are then soon answered. So reading goes on
  * while there is arithmetic, and over the pages at which processors stop asking by themselves. Addresses past the end do no harm.
- * far: how far ahead the farther request is; 0: none of both, where the processor asks better by itself (gemm_args.foreseen). */
+ * far: how far ahead the farther request is; 0: none of both, where the processor asks better by itself (gemm_args.foreseen). Asked at
+ * run time on purpose: compilers move no loads over the branch, and such a processor foresees lines that are loaded in order. */
 enum { AHEAD_NEAR = 2048, AHEAD_FAR = 16384 };
 static AK42_INLINE void ask_line(const uint8_t *line, size_t far) {
     if (!far) return;

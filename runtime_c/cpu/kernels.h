@@ -107,7 +107,7 @@ typedef struct type_kernels {
     kernel_outliers *outliers_wide;          /* the same of kernel_table.outliers; NULL: panel16 serves as well */
     uint32_t wide_super_bytes;     /* bytes of an unpacked superblock */
     uint32_t wide_from;            /* rows from which unpacking pays; 0: more than nr */
-    bool in_order;                 /* for one token gemm reads a panel's lines nearly as they lie, which a processor can foresee */
+    bool in_order;                 /* one token's gemm reads a panel's lines nearly as they lie, and gains where that is foreseen */
 } type_kernels;
 
 /* Encodes n weights to the blocks of a type whose scales are searched for (Q2_K to Q6_K, IQ4_NL, IQ4_XS); false of another type. The
