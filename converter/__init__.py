@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import ConvertError, FormatError, OutputError, RefusedError, UnsupportedError, UsageError, escape
 from .inspect import inspect
 from .mixes import MIXES, Fallback, Override
+from .panel import LAYOUT_CHOICES
 from .plan import KEEP, ROPE_FREQS, Plan, Request, build_plan, check_type_name, matrix_types, model_group_size
 from .quant import TYPES
 from .verify import verify
@@ -26,7 +27,6 @@ __all__ = ["ConvertError", "FormatError", "OutputError", "RefusedError", "Report
            "inspect", "verify"]
 
 FORMATS = ("auto", "ak42", "ak42-v0", "ak42-v1", "ak42-v2", "ak42-v3", "gguf", "hf")
-LAYOUTS = ("panel16", "rows")
 OLD_TYPES = {"ak42-v0": "f32", "ak42-v1": "f32", "ak42-v2": "int8"}        # the one type that a version can hold
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl",
               "iq4_xs", "mxfp4")
@@ -78,7 +78,7 @@ def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str =
     out = Path(out)
     check_type_name(type)
     _check_choice("--format", format, FORMATS)
-    _check_choice("--layout", layout, LAYOUTS)
+    _check_choice("--layout", layout, LAYOUT_CHOICES)
     container = _container(out, format)
     source = open_source(src, tokenizer)
     try:

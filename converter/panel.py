@@ -28,6 +28,7 @@ TYPES = (*_FLOATS, "int8", *_SCALES, *WORD_TYPES)
 
 LAYOUTS = ("rows", "panel16", "stream16")        # by their ids in a file's directory
 ROWS, PANEL16, STREAM16 = range(3)
+LAYOUT_CHOICES = ("panel16", "rows")             # of a whole file: each type's panels, or rows
 
 # stream16's words of a superblock in its order, as panel16 numbers them (core/stream16.h has the reverse).
 _STREAM = {

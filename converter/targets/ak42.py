@@ -19,7 +19,7 @@ from ..chat import derive_chat
 from ..errors import RefusedError, UnsupportedError, UsageError
 from ..manifest import json_bytes, manifest
 from ..output import OutputFile, Stream, check_output
-from ..panel import PANEL16, ROWS, has_layout, layout_of, pack, packed_bytes
+from ..panel import LAYOUT_CHOICES, PANEL16, ROWS, has_layout, layout_of, pack, packed_bytes
 from ..quant import NF4_DQ, NF4_NESTED, NestedRows, group_size_for
 from .ak42_header import (
     HEADER_BYTES,
@@ -43,7 +43,6 @@ ENTRY_BYTES = 128
 NAME_BYTES = 64
 TENSOR_ALIGNMENT = 64
 DATA_ALIGNMENT = 4096
-LAYOUTS = ("rows", "panel16")
 INT_LIMIT = 1 << 31              # llama2.c multiplies in int
 ROPE_FACTORS = "rope_freqs.weight"
 
@@ -145,8 +144,8 @@ def warnings(plan: Plan, job: Job, version: int) -> list[str]:
 
 def _check(plan: Plan, job: Job, version: int) -> None:
     """Raises where this file cannot be this version, before anything is written."""
-    if job.layout not in LAYOUTS:
-        raise UsageError(f"--layout: expected one of {', '.join(LAYOUTS)}, found {job.layout}")
+    if job.layout not in LAYOUT_CHOICES:
+        raise UsageError(f"--layout: expected one of {', '.join(LAYOUT_CHOICES)}, found {job.layout}")
     if version == 3:
         _check_v3(plan, job)
         return

@@ -156,9 +156,9 @@ ENCODE_FN void scale_errors(const groups *g, const float *scale, levels l, float
     v_store(error, sum);
 }
 
-/* Whole factors of d, within low and high, for the scales: the nearest, or a neighbour that is better. */
-ENCODE_FN void round_scales(const groups *g, const float *scale, float d, float low, float high, levels l, float *factor) {
-    float best[LANES] = {0}, error[LANES], tried[LANES], product[LANES];
+/* Whole factors of d, within low and high, for the scales: the nearest, or a neighbour that is better. best: their errors. */
+ENCODE_FN void round_scales(const groups *g, const float *scale, float d, float low, float high, levels l, float *factor, float *best) {
+    float error[LANES], tried[LANES], product[LANES];
     const float inverse = inverse_of(d);
     for (int step = 0; step < 3; step++) {
         for (uint32_t k = 0; k < LANES; k++) {
@@ -334,10 +334,8 @@ ENCODE_FN float round_symmetric(const symmetric *s, float d, float *factors) {
     float lost = 0.0f;
     for (uint32_t first = 0; first < s->n_groups; first += LANES) {
         const groups *g = &s->g[first / LANES];
-        float product[LANES], error[LANES];
-        round_scales(g, s->scales + first, d, -s->limit, s->limit - 1.0f, s->l, factors + first);
-        for (uint32_t k = 0; k < LANES; k++) product[k] = d * factors[first + k];
-        scale_errors(g, product, s->l, error);
+        float error[LANES];
+        round_scales(g, s->scales + first, d, -s->limit, s->limit - 1.0f, s->l, factors + first, error);
         for (uint32_t k = 0; k < LANES; k++) lost += error[k];
     }
     return lost;

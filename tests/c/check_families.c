@@ -169,7 +169,8 @@ typedef struct rich_file {
 } rich_file;
 
 static const rich_file files[] = {
-    {"v3, yarn, panels", NULL, 0, LAYOUT_STREAM16, 3}, {"v3, longrope, rows", NULL, 9, LAYOUT_ROWS, 5}, {"gguf qwen3moe, yarn", "qwen3moe", 2, 0, 0},
+    {"v3, yarn, panels", NULL, 0, LAYOUT_STREAM16, 3}, {"v3, longrope, rows", NULL, 9, LAYOUT_ROWS, 5},
+    {"gguf qwen3moe, yarn", "qwen3moe", 2, 0, 0},
     {"gguf gemma2, caps", "gemma2", 3, 0, 0},   {"gguf phi3, longrope", "phi3", 4, 0, 0},
 };
 

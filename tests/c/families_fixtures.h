@@ -121,7 +121,8 @@ static void back_to_panel16(const type_info *type, uint8_t *panels, uint64_t byt
 }
 
 /* All that a header can ask for: experts in layer 1, a window and a theta of its own in layer 0, no rope in layer 2. The types begin
- * at the turn-th. Types that have panels are in them where `layout` says so: panel16 all, or each in that of memory. scaling: ROPE_SCALING_YARN or _LONGROPE. */
+ * at the turn-th. Types that have panels are in them where `layout` says so: panel16 all, or each in that of memory. scaling:
+ * ROPE_SCALING_YARN or _LONGROPE. */
 static bytes build_rich_v3(size_t turn, uint32_t layout, uint32_t scaling) {
     bytes b = {0};
     rich_list list = {.turn = turn};
