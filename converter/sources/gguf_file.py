@@ -177,8 +177,8 @@ def _placed(cursor: _Cursor, tensors: list[GgufTensor], alignment: int) -> tuple
             raise cursor.error(f"{shown}: expected its data at offset {expected}, found {tensor.offset}")
         size = max(tensor.nbytes, 0)
         if data_begin + tensor.offset + size > cursor.file.size and (size or tensor.nbytes < 0):
-            raise cursor.error(f"{shown}: expected its {size} bytes at {data_begin + tensor.offset} inside the file, "
-                               f"found the file's end at {cursor.file.size}")
+            raise FormatError(f"{cursor.file.name}: {shown}: expected its {size} bytes at {data_begin + tensor.offset} inside the "
+                              f"file, found the file's end at {cursor.file.size}; it is cut off: fetch or convert it again")
         # after a tensor of unknown size nothing can be said about where the next one begins
         expected = None if expected is None or tensor.nbytes < 0 else _aligned(tensor.offset + size, alignment)
         placed.append(GgufTensor(tensor.name, tensor.type_id, tensor.shape, data_begin + tensor.offset, tensor.nbytes))
