@@ -48,6 +48,11 @@ W_FN words w_dot(words sum, words w, words a, bool large) {
     (void)large;
     return _mm512_dpbusd_epi32(sum, w, a);
 }
+#define BLOCKS_DOT_AT
+W_FN words w_dot_at(words sum, words w, const uint8_t *a, bool large) {
+    (void)large;
+    return avx512_dot_at(sum, w, a);
+}
 #else
 W_FN words w_dot(words sum, words w, words a, bool large) {
     if (!large) return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(w, a), _mm512_set1_epi16(1)));

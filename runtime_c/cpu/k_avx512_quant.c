@@ -17,6 +17,7 @@ AVX512_FN __m512i dot_bytes(__m512i sum, __m512i w, __m512i a) {
 #define QUANT_NR 4
 #define QUANT_UNROLL
 #define quant_dot(sum, w, a) dot_bytes(sum, w, a)
+#define quant_dot_at(sum, w, a) dot_bytes(sum, w, _mm512_set1_epi32(quant_word(a)))
 #include "k_avx512_quant.h"
 
 void avx512_fill_quant(kernel_table *table) { quant_fill(table); }

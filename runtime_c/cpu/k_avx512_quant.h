@@ -4,6 +4,7 @@
  *     QUANT_NR                      tokens of a full tile, 8 or 4
  *     QUANT_UNROLL                  AK42_UNROLL, or nothing where a dot is many instructions
  *     quant_dot(sum, w, a)          sum + the dot products of 4 u8 of w with 4 i8 of a, in each of 16 lanes
+ *     quant_dot_at(sum, w, a)       the same with the 4 i8 at a
  * It defines quant_fill, which fills the rows of the four quantised types. No dispatch, no state.
  *
  * A block's integer dot c is accumulated on top of the bits of the float MAGIC = 1.5 * 2^23, whose last
@@ -186,7 +187,7 @@ QUANT_FN void quant_tile(const gemm_args *args, uint32_t panel, quant_tokens tok
         quant_prepare(&start, act, piece * 2, tokens, m, form);
         for (uint32_t i = 0; i < piece * 2; i += 2, super += super_bytes, act += 2 * block_bytes) {
             size_t far[2];
-            AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far((size_t)(end - super), jump[p], args->foreseen);
+            AK42_UNROLL for (int p = 0; p < np; p++) far[p] = ahead_far((size_t)(end - super), jump[p], false);
             quant_block(sum, &start, i, super, far, args->panel_bytes, act, tokens, np, m, form, group, 0);
             quant_block(sum, &start, i + 1, super, far, args->panel_bytes, act + block_bytes, tokens, np, m, form,
                         group, 1);
@@ -202,14 +203,70 @@ QUANT_FN void quant_tile(const gemm_args *args, uint32_t panel, quant_tokens tok
         }
 }
 
-/* Panels in pairs: with 8 tokens 16 chains of dots, which is what keeps two dot units busy. One token's blocks overlap without that, and
- * one panel after the other is one stream, which processors foresee best. */
+/* ---- one token of panels that are foreseen: one stream, each line loaded once, few instructions a line (avx512_dot_at) ---- */
+
+enum { QUANT_STREAM = 128 };           /* superblocks of which the dots' starts are kept */
+typedef union quant_stream_start {
+    int32_t dot[QUANT_STREAM * 2];
+    float s[QUANT_STREAM * 2];
+} quant_stream_start;
+
+QUANT_FN void quant_stream_prepare(quant_stream_start *start, const uint8_t *act, uint32_t n_blocks, quant_form form) {
+    for (uint32_t i = 0; i < n_blocks; i++, act += ACT_Q8_BLOCK_BYTES) {
+        const int32_t sum = quant_word(act + ACT_BLOCK + 4), factor = i % 2 && quant_sixteenfold(form, 1) ? 16 : 1;
+        if (quant_zero(form)) start->dot[i] = QUANT_MAGIC_BITS - sum * quant_zero(form) * factor;
+        else start->s[i] = (float)sum;
+    }
+}
+
+/* quant_block's sums of both blocks of a superblock, the i-th of those prepared. */
+QUANT_FN __m512 quant_stream_super(__m512 sum, const quant_stream_start *start, uint32_t i, const uint8_t *super, const uint8_t *act,
+                                   quant_form form, uint32_t group) {
+    const bool nibbles = form == QUANT_4_0 || form == QUANT_4_1;
+    __m512i dot[2];
+    AK42_UNROLL for (int block = 0; block < 2; block++)
+        dot[block] = _mm512_set1_epi32(quant_zero(form) ? start->dot[2 * i + (uint32_t)block] : QUANT_MAGIC_BITS);
+    AK42_UNROLL for (int step = 0; step < 16; step++) {
+        const int block = nibbles ? step % 2 : step / 8, g = nibbles ? step / 2 : step % 8;
+        if (!nibbles || !block) AK42_IN_ORDER();
+        dot[block] = quant_dot_at(dot[block], quant_load(form, group, super, block, g), act + block * ACT_Q8_BLOCK_BYTES + g * 4);
+    }
+    AK42_UNROLL for (int block = 0; block < 2; block++) {
+        const uint8_t *d = act + block * ACT_Q8_BLOCK_BYTES + ACT_BLOCK;
+        const __m512 whole = quant_scale(form, group, super, block);
+        const __m512 scale = quant_sixteenfold(form, block) ? _mm512_mul_ps(whole, _mm512_set1_ps(1.0f / 16)) : whole;
+        __m512 part = _mm512_fmadd_ps(_mm512_castsi512_ps(dot[block]), scale, quant_bias(form, super, block, scale));
+        if (!quant_zero(form))
+            part = _mm512_fmadd_ps(quant_min(form, super, block), _mm512_set1_ps(start->s[2 * i + (uint32_t)block]), part);
+        sum = _mm512_fmadd_ps(part, _mm512_set1_ps(quant_float(d)), sum);
+    }
+    return sum;
+}
+
+QUANT_FN void quant_stream(const gemm_args *args, quant_form form) {
+    const uint32_t group = form == QUANT_INT8 ? args->group_size : 32, super_bytes = (uint32_t)quant_super_bytes(form, group);
+    quant_stream_start start;
+    uint32_t prepared = UINT32_MAX;
+    for (uint32_t panel = 0; panel < args->n_panels; panel++) {
+        const uint8_t *super = args->panels + panel * args->panel_bytes, *act = args->act;
+        __m512 sum = avx512_start(args, 0, panel);
+        for (uint32_t first = 0; first < args->n_super; first += QUANT_STREAM) {
+            const uint32_t n = args->n_super - first < QUANT_STREAM ? args->n_super - first : QUANT_STREAM;
+            if (prepared != first) quant_stream_prepare(&start, act, n * 2, form);
+            prepared = first;
+            for (uint32_t i = 0; i < n; i++, super += super_bytes, act += 2 * ACT_Q8_BLOCK_BYTES)
+                sum = quant_stream_super(sum, &start, i, super, act, form, group);
+        }
+        float *out = args->out + panel * PANEL_ROWS;
+        _mm512_storeu_ps(out, args->accumulate ? _mm512_add_ps(_mm512_loadu_ps(out), sum) : sum);
+    }
+}
+
+/* ---- any ---- */
+
+/* Panels in pairs: with 8 tokens 16 chains of dots, which is what keeps two dot units busy. */
 QUANT_FN void quant_pairs(const gemm_args *args, int n, quant_form form) {
     const uint32_t group = form == QUANT_INT8 ? args->group_size : 32, paired = args->n_panels / 2 * 2;
-    if (n == 1 && !quant_is_wide(form) && args->foreseen) {
-        for (uint32_t panel = 0; panel < paired; panel++) quant_tile(args, panel, (quant_tokens){1, 0}, 1, 1, form, group);
-        return;
-    }
     for (uint32_t panel = 0; panel < paired; panel += 2) quant_tile(args, panel, (quant_tokens){(uint32_t)n, 0}, 2, n, form, group);
 }
 /* The last panel of an odd number. */
@@ -230,10 +287,15 @@ QUANT_FN void quant_last(const gemm_args *args, quant_form form) {
     QUANT_GEMM_N(name, 2, form)  \
     QUANT_GEMM_N(name, 3, form)  \
     QUANT_GEMM_N(name, 4, form)  \
-    AK42_TARGET(QUANT_TARGET) static void name##_last(const gemm_args *args) { quant_last(args, form); }
-#define QUANT_GEMM_END(name, ...)                               \
+    AK42_TARGET(QUANT_TARGET) static void name##_last(const gemm_args *args) { quant_last(args, form); } \
+    AK42_TARGET(QUANT_TARGET) static void name##_stream(const gemm_args *args) { if (!quant_is_wide(form)) quant_stream(args, form); }
+#define QUANT_GEMM_END(name, form, ...)                         \
     static void name(const gemm_args *args) {                   \
         kernel_gemm *const by_tokens[QUANT_NR] = {__VA_ARGS__}; \
+        if (args->foreseen && args->n_tokens == 1 && form < QUANT_WIDE_8_0) { \
+            name##_stream(args);                                \
+            return;                                             \
+        }                                                       \
         by_tokens[args->n_tokens - 1](args);                    \
         if (args->n_panels % 2) name##_last(args);              \
     }
@@ -244,11 +306,11 @@ QUANT_FN void quant_last(const gemm_args *args, quant_form form) {
     QUANT_GEMM_N(name, 6, form) \
     QUANT_GEMM_N(name, 7, form) \
     QUANT_GEMM_N(name, 8, form) \
-    QUANT_GEMM_END(name, name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8)
+    QUANT_GEMM_END(name, form, name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8)
 #else
 #define QUANT_GEMM(name, form) \
     QUANT_GEMM_4(name, form)   \
-    QUANT_GEMM_END(name, name##_1, name##_2, name##_3, name##_4)
+    QUANT_GEMM_END(name, form, name##_1, name##_2, name##_3, name##_4)
 #endif
 
 QUANT_GEMM(gemm_q8_0, QUANT_8_0)

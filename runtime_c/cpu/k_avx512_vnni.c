@@ -8,6 +8,7 @@
 #define QUANT_NR 8
 #define QUANT_UNROLL AK42_UNROLL
 #define quant_dot(sum, w, a) _mm512_dpbusd_epi32(sum, w, a)
+#define quant_dot_at(sum, w, a) avx512_dot_at(sum, w, a)
 #include "k_avx512_quant.h"
 
 AK42_TARGET(QUANT_TARGET) static double peak_int8(uint64_t n, float *sink) {

@@ -14,6 +14,7 @@
  *     BLOCKS_ROWS           16, or rows of a part of a panel, which is then worked through part by part
  *     BLOCKS_TILE           a file that defines multiply_tile, where BLOCKS_ROWS is not 16 or the ISA has better than w_dot
  *     BLOCKS_STRAIGHT       the most tokens that are multiplied straight: 8, or as if it were 2
+ *     BLOCKS_DOT_AT         w_dot_at, w_dot of 4 i8 in memory, where the ISA takes them from there
  *     BLOCKS_LOOKUP_ANY     1: w_lookup looks at the lowest 4 bits of a byte, whatever the others are
  *     BLOCKS_TYPES(TYPE)    those of BLOCKS_PLAIN, BLOCKS_SUPERS and BLOCKS_LOOKUPS that it wants, instead of all
  * It defines blocks_fill, which sets the rows of these types. No dispatch, no state.
@@ -133,6 +134,9 @@ BLOCKS_FN uint32_t blocks_word(const uint8_t *p) {
     memcpy(&word, p, 4);
     return word;
 }
+#if !defined(BLOCKS_DOT_AT)
+BLOCKS_FN words w_dot_at(words sum, words w, const uint8_t *a, bool large) { return w_dot(sum, w, w_set1(blocks_word(a)), large); }
+#endif
 
 #if defined(BLOCKS_TILE)
 #include BLOCKS_TILE
@@ -254,25 +258,23 @@ BLOCKS_FN void spread_units(uint8_t *wide, const uint8_t *panel, uint32_t first,
 typedef struct panel_end {
     const uint8_t *at;
     size_t jump;
-    bool foreseen;
 } panel_end;
 BLOCKS_FN panel_end end_of(const gemm_args *a, uint32_t panel, int np, int p) {
-    return (panel_end){a->panels + (panel + (uint32_t)p + 1) * a->panel_bytes, gemm_jump(a, panel, (uint32_t)np, (uint32_t)p),
-                       a->foreseen};
+    return (panel_end){a->panels + (panel + (uint32_t)p + 1) * a->panel_bytes, gemm_jump(a, panel, (uint32_t)np, (uint32_t)p)};
 }
-BLOCKS_FN size_t far_of(const uint8_t *line, panel_end end) { return ahead_far((size_t)(end.at - line), end.jump, end.foreseen); }
+BLOCKS_FN size_t far_of(const uint8_t *line, panel_end end) { return ahead_far((size_t)(end.at - line), end.jump, false); }
 
 /* Asks ahead for what n units of a panel take. */
 BLOCKS_FN void ask_units(const uint8_t *panel, uint32_t unit, uint32_t n, panel_end end, blocks_kind kind) {
     const uint32_t bytes = kind.super_bytes / (uint32_t)kind.units;
     const uint8_t *first = panel + (size_t)unit * bytes;
     const size_t far = far_of(first, end);
-    for (uint32_t i = 0; i < n * bytes; i += CACHE_LINE) ask_line(first + i, far);
+    for (uint32_t i = 0; i < n * bytes; i += CACHE_LINE) ask_if(true, first + i, far);
 }
 /* The same for one of n equal shares of a superblock's lines, so that there is work between the requests. */
-BLOCKS_FN void ask_share(const uint8_t *super, size_t far, int share, int n, blocks_kind kind) {
-    const int n_lines = (int)kind.super_bytes / CACHE_LINE;
-    AK42_UNROLL for (int i = share * n_lines / n; i < (share + 1) * n_lines / n; i++) ask_line(super + i * CACHE_LINE, far);
+BLOCKS_FN void ask_share(bool asks, const uint8_t *super, size_t far, int share, int n, uint32_t bytes) {
+    const int n_lines = (int)bytes / CACHE_LINE;
+    AK42_UNROLL for (int i = share * n_lines / n; i < (share + 1) * n_lines / n; i++) ask_if(asks, super + i * CACHE_LINE, far);
 }
 
 /* Where part `part` of token t's outputs of panel p lies in totals and in an (n_tokens, ld) array. */
@@ -304,7 +306,7 @@ BLOCKS_FN void put_totals(const gemm_args *a, const floats *total, uint32_t pane
  * arithmetic, without the detour through memory, which would be most of the work where tokens are few. All dots of a unit go on side by
  * side, as each waits for its last. */
 BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], const float (*sums)[BLOCKS_NR], const uint8_t *super,
-                              size_t far, const uint8_t *act, uint32_t n_units, int first, int m, int n, blocks_kind kind) {
+                              bool asks, size_t far, const uint8_t *act, uint32_t n_units, int first, int m, int n, blocks_kind kind) {
     const int quads = form_group(kind.form) / 4, groups = form_groups(kind.form);
     AK42_UNROLL for (int u = 0; u < kind.units; u++) {
         if (kind.units == 2 && (uint32_t)u >= n_units) break;
@@ -313,12 +315,12 @@ BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], con
         AK42_UNROLL for (int g = 0; g < groups; g++)
             AK42_UNROLL for (int t = 0; t < m; t++) dot[g][t] = w_set1((uint32_t)dots[u * groups + g][first + t]);
         AK42_UNROLL for (int j = 0; j < 8; j++) {
-            if (BLOCKS_PARTS == 1) ask_share(super, far, u * 8 + j, kind.units * 8, kind);
+            if (BLOCKS_PARTS == 1) ask_share(asks, super, far, u * 8 + j, kind.units * 8, kind.super_bytes);
             AK42_UNROLL for (int b = 0; b < 2; b++) {
                 const words w = b && kind.upper ? kind.upper(super, u, b, j) : kind.codes(super, u, b, j);
                 const int g = (b * 8 + j) / quads;
                 AK42_UNROLL for (int t = 0; t < m; t++)
-                    dot[g][t] = w_dot(dot[g][t], w, w_set1(blocks_word(blocks[b] + (first + t) * ACT_BLOCK + j * 4)), kind.form == FORM_32);
+                    dot[g][t] = w_dot_at(dot[g][t], w, blocks[b] + (first + t) * ACT_BLOCK + j * 4, kind.form == FORM_32);
             }
         }
         AK42_UNROLL for (int g = 0; g < groups; g++) {
@@ -338,7 +340,7 @@ BLOCKS_FN void multiply_super(floats *sum, const int32_t (*dots)[BLOCKS_NR], con
 
 /* Units [begin, end) of a panel, all tokens of a tile of n, whose sums stay in registers. */
 BLOCKS_FN void multiply_few(floats *total, const blocks_start *start, const gemm_args *a, uint32_t panel, const uint8_t *act,
-                            uint32_t begin, uint32_t end, int n, blocks_kind kind) {
+                            uint32_t begin, uint32_t end, int n, bool asks, blocks_kind kind) {
     const uint32_t units = (uint32_t)kind.units, groups = (uint32_t)form_groups(kind.form);
     const uint8_t *super = a->panels + panel * a->panel_bytes + (size_t)(begin / units) * kind.super_bytes;
     const panel_end behind = end_of(a, panel, 1, 0);
@@ -349,20 +351,20 @@ BLOCKS_FN void multiply_few(floats *total, const blocks_start *start, const gemm
         const float (*sums)[BLOCKS_NR] = start->s + (u - begin) * groups;
         const size_t far = far_of(super, behind);
         if (BLOCKS_PARTS == 1) {
-            multiply_super(sum, dots, sums, super, far, act, end - u, 0, n, n, kind);
+            multiply_super(sum, dots, sums, super, asks, far, act, end - u, 0, n, n, kind);
             continue;
         }
         ask_units(super, 0, units, behind, kind);
         for (int part = 0; part < BLOCKS_PARTS; part++) {
             floats *at = total + part, those[BLOCKS_STRAIGHT];
             AK42_UNROLL for (int t = 0; t < n; t++) those[t] = at[t * BLOCKS_PARTS];
-            multiply_super(those, dots, sums, super + part * PART_BYTES, far, act, end - u, 0, n, n, kind);
+            multiply_super(those, dots, sums, super + part * PART_BYTES, asks, far, act, end - u, 0, n, n, kind);
             AK42_UNROLL for (int t = 0; t < n; t++) at[t * BLOCKS_PARTS] = those[t];
         }
     }
     AK42_UNROLL for (int t = 0; t < n && BLOCKS_PARTS == 1; t++) total[t] = sum[t];
 }
-/* The same for any number of tokens, in fours, twos and ones; not where a panel has parts. */
+/* The same for 3, 5, 6 or 7 tokens, in fours, twos and ones; not where a panel has parts. */
 BLOCKS_FN void multiply_some(floats *total, const blocks_start *start, const gemm_args *a, uint32_t panel, const uint8_t *act,
                              uint32_t begin, uint32_t end, blocks_kind kind) {
     const uint32_t units = (uint32_t)kind.units, groups = (uint32_t)form_groups(kind.form);
@@ -372,11 +374,12 @@ BLOCKS_FN void multiply_some(floats *total, const blocks_start *start, const gem
     for (uint32_t u = begin; u < end; u += units, act += units * 2 * (size_t)n * ACT_Q8_BLOCK_BYTES, super += kind.super_bytes) {
         const int32_t (*dots)[BLOCKS_NR] = start->dot + (u - begin) * groups;
         const float (*sums)[BLOCKS_NR] = start->s + (u - begin) * groups;
-        size_t far = far_of(super, behind);
-        int t = 0;
-        for (; t + 4 <= n; t += 4, far = 0) multiply_super(total + t, dots, sums, super, far, act, end - u, t, 4, n, kind);
-        for (; t + 2 <= n; t += 2, far = 0) multiply_super(total + t, dots, sums, super, far, act, end - u, t, 2, n, kind);
-        if (t < n) multiply_super(total + t, dots, sums, super, far, act, end - u, t, 1, n, kind);
+        const size_t far = far_of(super, behind);
+        int t = n < 4 ? 2 : 4;
+        if (t == 4) multiply_super(total, dots, sums, super, true, far, act, end - u, 0, 4, n, kind);
+        else multiply_super(total, dots, sums, super, true, far, act, end - u, 0, 2, n, kind);
+        for (; t + 2 <= n; t += 2) multiply_super(total + t, dots, sums, super, false, 0, act, end - u, t, 2, n, kind);
+        if (t < n) multiply_super(total + t, dots, sums, super, false, 0, act, end - u, t, 1, n, kind);
     }
 }
 
@@ -398,15 +401,17 @@ BLOCKS_FN void multiply(const gemm_args *a, blocks_kind kind) {
             if (wide) {
                 multiply_tile(total, &start, 0, from + begin * unit_bytes, a->panel_bytes, act, end - begin, a->n_tokens, np,
                               kind.form);
+            } else if (a->n_tokens == 1 && BLOCKS_STRAIGHT == 8 && a->foreseen) {
+                multiply_few(total, &start, a, panel, act, begin, end, 1, false, kind);
             } else if (a->n_tokens == 1) {
-                multiply_few(total, &start, a, panel, act, begin, end, 1, kind);
+                multiply_few(total, &start, a, panel, act, begin, end, 1, true, kind);
             } else if (a->n_tokens == 2) {
-                multiply_few(total, &start, a, panel, act, begin, end, 2, kind);
+                multiply_few(total, &start, a, panel, act, begin, end, 2, true, kind);
 #if BLOCKS_STRAIGHT == 8
             } else if (a->n_tokens == 4) {
-                multiply_few(total, &start, a, panel, act, begin, end, 4, kind);
+                multiply_few(total, &start, a, panel, act, begin, end, 4, true, kind);
             } else if (a->n_tokens == 8) {
-                multiply_few(total, &start, a, panel, act, begin, end, 8, kind);
+                multiply_few(total, &start, a, panel, act, begin, end, 8, true, kind);
             } else {
                 multiply_some(total, &start, a, panel, act, begin, end, kind);
             }

@@ -3,10 +3,10 @@
 #include "../core/stream16.h"
 
 BLOCKS_FN words word_at(const uint8_t *super, int w) { return w_load(super + w * 64); }
-/* The same, loaded once where several use it. */
+/* The same, loaded once where several use it; not where an instruction less is worth a load more. */
 BLOCKS_FN words word_kept(const uint8_t *super, int w) {
     words word = word_at(super, w);
-    w_keep(&word);
+    if (BLOCKS_STRAIGHT != 8) w_keep(&word);
     return word;
 }
 BLOCKS_FN words bytes_of(uint32_t byte) { return w_set1(byte * 0x01010101u); }

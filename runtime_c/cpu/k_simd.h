@@ -17,14 +17,21 @@
  * and loads are what such loops run out of. Emits nothing. */
 #if defined(__x86_64__)
 #define AK42_KEEP(vector) __asm__("" : "+v"(vector))
+/* The same, and in order with the others of its kind. */
+#define AK42_KEEP_HERE(vector) __asm__ volatile("" : "+v"(vector))
 #else
 #define AK42_KEEP(vector) (void)0
+#define AK42_KEEP_HERE(vector) (void)0
 #endif
+/* Compilers move no load over it, nor do they take what was loaded before it for what is loaded after it. */
+#define AK42_IN_ORDER() __asm__ volatile("" ::: "memory")
 #else
 #define AK42_TARGET(isa)
 #define AK42_UNUSED
 #define AK42_INLINE inline
 #define AK42_KEEP(vector) (void)0
+#define AK42_KEEP_HERE(vector) (void)0
+#define AK42_IN_ORDER() (void)0
 #endif
 
 /* Weights are read once, from memory. Each of their lines is asked for twice: far ahead into the second-level cache, which can wait
@@ -38,12 +45,24 @@ static AK42_INLINE void ask_line(const uint8_t *line, size_t far) {
 #if defined(__GNUC__)
     __builtin_prefetch((const void *)((uintptr_t)line + AHEAD_NEAR), 0, 3);
     __builtin_prefetch((const void *)((uintptr_t)line + far), 0, 2);
-    __asm__ volatile("" ::: "memory");     /* else compilers gather the requests of an unrolled piece at its head */
+    AK42_IN_ORDER();       /* else compilers gather the requests of an unrolled piece at its head */
 #else
     (void)line, (void)far;
 #endif
 }
 static AK42_INLINE void ask_ahead(const uint8_t *line) { ask_line(line, AHEAD_FAR); }
+/* The same where a constant says whether lines are asked for. */
+static AK42_INLINE void ask_if(bool asks, const uint8_t *line, size_t far) {
+#if defined(__GNUC__)
+    if (asks) {
+        __builtin_prefetch((const void *)((uintptr_t)line + AHEAD_NEAR), 0, 3);
+        __builtin_prefetch((const void *)((uintptr_t)line + far), 0, 2);
+    }
+#else
+    (void)asks, (void)line, (void)far;
+#endif
+    AK42_IN_ORDER();
+}
 /* For a line that is written soon. */
 static AK42_INLINE void ask_to_write(const void *line) {
 #if defined(__GNUC__)

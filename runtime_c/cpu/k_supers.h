@@ -25,19 +25,18 @@ SUPERS_FN uint32_t supers_wide_from(supers_form form) { return form == SUPERS_32
 
 /* A type. p counts pairs of mins: pair p is of groups p / 2 * 4 + p % 2 and the next but one. */
 typedef floats supers_whole_fn(const uint8_t *super);
-typedef words supers_number_fn(const uint8_t *super, int i);
-typedef words supers_sum_fn(const uint8_t *super);
-typedef words supers_codes_fn(const uint8_t *super, int block, int j);
+typedef words supers_words_fn(const uint8_t *super, int i);
+typedef void supers_codes_fn(words *codes, const uint8_t *super, int block, int j, int n);
 typedef struct supers_kind {
     supers_form form;
     uint32_t bytes;                /* of a superblock */
     int together;                  /* blocks that most words hold codes of */
+    int zero;                      /* what is added to the groups' numbers */
     supers_whole_fn *whole;        /* d over the factor by which codes are too large */
-    supers_number_fn *number;      /* of a group, i32 */
-    supers_sum_fn *numbers;        /* the sum of all */
+    supers_words_fn *fours;        /* the numbers of four groups, u8 */
     supers_whole_fn *least;        /* -dmin; NULL: no mins */
-    supers_number_fn *mins;        /* of a pair of groups, i16 */
-    supers_codes_fn *codes;        /* of 4 columns, j-th of a block of 32 */
+    supers_words_fn *mins;         /* of a pair of groups, i16 */
+    supers_codes_fn *codes;        /* of 4 columns, j-th of some blocks of 32 */
 } supers_kind;
 
 #include "k_supers_types.h"
@@ -54,32 +53,60 @@ SUPERS_FN size_t supers_codes_at(supers_form form) {
 SUPERS_FN size_t supers_bytes(supers_form form) { return supers_codes_at(form) + SUPERS_QUADS * 64; }
 enum { SUPERS_FEW = 8 };                   /* tokens that a superblock is multiplied with straight */
 
+/* What the groups' numbers are worth: fours, d, and -d times what a number is too large. */
+typedef struct supers_numbers {
+    words fours[4];
+    floats whole, less;
+} supers_numbers;
+
+/* A number's byte in a float: 2^8 + byte, without a conversion. */
+enum { NUMBER_BITS = 0x43800000, NUMBER_SHIFT = 23 - 8 };
+#define NUMBER_LESS 256.0f
+
+SUPERS_FN supers_numbers numbers_open(const uint8_t *super, supers_kind kind) {
+    supers_numbers n = {.whole = kind.whole(super)};
+    AK42_UNROLL for (int i = 0; i < supers_groups(kind.form) / 4; i++) n.fours[i] = kind.fours(super, i);
+    n.less = f_mul(n.whole, f_set1(-NUMBER_LESS - (float)kind.zero));
+    return n;
+}
+/* number * d of group g, rounded once: NUMBER_LESS + zero has few bits. */
+SUPERS_FN floats numbers_at(const supers_numbers *n, int g) {
+    const words byte = moved(n->fours[g / 4], 8 * (g % 4), NUMBER_SHIFT);
+    return f_fma(f_cast(w_merge(byte, w_set1(255u << NUMBER_SHIFT), w_set1(NUMBER_BITS))), n->whole, n->less);
+}
+
 /* Where T starts: the numbers' sum, and the mins', times -M. */
-SUPERS_FN floats supers_start(const uint8_t *super, floats whole, supers_kind kind) {
-    const floats numbers = f_mul(f_of_int(kind.numbers(super)), whole), most = f_set1(-BLOCKS_MAGIC);
+SUPERS_FN floats supers_start(const uint8_t *super, const supers_numbers *n, supers_kind kind) {
+    words sum = w_set1((uint32_t)(-kind.zero * supers_groups(kind.form)));
+    AK42_UNROLL for (int i = 0; i < supers_groups(kind.form) / 4; i++) sum = w_dot(sum, n->fours[i], bytes_of(1), true);
+    const floats numbers = f_mul(f_of_int(sum), n->whole), most = f_set1(-BLOCKS_MAGIC);
     return f_mul(supers_mins(kind.form) ? f_add(numbers, kind.least(super)) : numbers, most);
 }
 
 SUPERS_FN void supers_spread(uint8_t *restrict wide, const uint8_t *restrict super, supers_kind kind) {
-    const floats whole = kind.whole(super);
-    AK42_UNROLL for (int g = 0; g < supers_groups(kind.form); g++)
-        f_store(wide + g * 64, f_mul(whole, f_of_int(kind.number(super, g))));
-    f_store(wide + supers_start_at(kind.form), supers_start(super, whole, kind));
+    const supers_numbers numbers = numbers_open(super, kind);
+    AK42_UNROLL for (int g = 0; g < supers_groups(kind.form); g++) f_store(wide + g * 64, numbers_at(&numbers, g));
+    f_store(wide + supers_start_at(kind.form), supers_start(super, &numbers, kind));
     if (supers_mins(kind.form)) {
         f_store(wide + supers_least_at(kind.form), kind.least(super));
         AK42_UNROLL for (int p = 0; p < supers_groups(kind.form) / 2; p++)
             w_store(wide + supers_pairs_at(kind.form) + p * 64, kind.mins(super, p));
     }
-    AK42_UNROLL for (int block = 0; block < SUPERS_COLUMNS / ACT_BLOCK; block++)
-        AK42_UNROLL for (int j = 0; j < 8; j++)
-            w_store(wide + supers_codes_at(kind.form) + (block * 8 + j) * 64, kind.codes(super, block, j));
+    AK42_UNROLL for (int block = 0; block < SUPERS_COLUMNS / ACT_BLOCK; block += kind.together)
+        AK42_UNROLL for (int j = 0; j < 8; j++) {
+            words codes[4];
+            kind.codes(codes, super, block, j, kind.together);
+            AK42_UNROLL for (int b = 0; b < kind.together; b++)
+                w_store(wide + supers_codes_at(kind.form) + ((block + b) * 8 + j) * 64, codes[b]);
+        }
 }
 
 /* ---- multiplying superblocks ---- */
 
-/* Of token t of a tile of m, each as a broadcast: 4 columns of a block; where the dot of 16 columns starts; a pair of sums; d. */
-SUPERS_FN words act_quad(const uint8_t *act, int block, int j, int t, int m) {
-    return w_set1(blocks_word(act + block * m * ACT_SUPER_BLOCK_BYTES + t * ACT_BLOCK + j * 4));
+/* Of token t of a tile of m: where 4 columns of a block are; and, each as a broadcast, where the dot of 16 columns starts; a pair of sums;
+ * d. */
+SUPERS_FN const uint8_t *act_quad(const uint8_t *act, int block, int j, int t, int m) {
+    return act + block * m * ACT_SUPER_BLOCK_BYTES + t * ACT_BLOCK + j * 4;
 }
 SUPERS_FN words act_start(const uint8_t *act, int g, int t, int m) {
     return w_set1(blocks_word(act + (g / 2 * ACT_SUPER_BLOCK_BYTES + ACT_BLOCK) * m + (g % 2 * m + t) * 4));
@@ -116,7 +143,7 @@ SUPERS_FN void supers_multiply(floats *total, const uint8_t *wide, size_t wide_b
                     w_keep(&w[p]);
                 }
                 AK42_UNROLL for (int t = 0; t < m; t++) {
-                    const words a = act_quad(act, g * quads / 8, g * quads % 8 + j, t, m);
+                    const words a = w_set1(blocks_word(act_quad(act, g * quads / 8, g * quads % 8 + j, t, m)));
                     AK42_UNROLL for (int p = 0; p < np; p++) dot[p * m + t] = w_dot(dot[p * m + t], w[p], a, true);
                 }
             }
@@ -175,12 +202,13 @@ _Static_assert(BLOCKS_NR == 8, "tiles of 1 to 8 tokens");
 /* total[t] += the product of a superblock with m tokens from `first` on of a tile of n, straight from its bytes: supers_multiply's
  * arithmetic, without the detour through memory. The dots of blocks that share words go on side by side, as each waits for its
  * last, or of fewer where their sums would not fit into the registers. */
-SUPERS_FN void supers_direct(floats *total, const uint8_t *super, size_t far, const uint8_t *act, int first, int m, int n,
+SUPERS_FN void supers_direct(floats *total, const uint8_t *super, bool asks, size_t far, const uint8_t *act, int first, int m, int n,
                              supers_kind kind) {
     const int groups = supers_groups(kind.form), quads = SUPERS_QUADS / groups;
     const int together = groups * m > 64 ? 1 : groups * m > 32 ? 2 : kind.together;
-    const int n_steps = SUPERS_COLUMNS / ACT_BLOCK / together, of_step = groups / n_steps, n_lines = (int)kind.bytes / CACHE_LINE;
-    const floats whole = kind.whole(super), start = supers_start(super, whole, kind);
+    const int n_steps = SUPERS_COLUMNS / ACT_BLOCK / together, of_step = groups / n_steps;
+    const supers_numbers numbers = numbers_open(super, kind);
+    const floats start = supers_start(super, &numbers, kind);
     floats scaled[SUPERS_FEW];
     AK42_UNROLL for (int t = 0; t < m; t++) scaled[t] = start;
     AK42_UNROLL for (int step = 0; step < n_steps; step++) {
@@ -189,18 +217,17 @@ SUPERS_FN void supers_direct(floats *total, const uint8_t *super, size_t far, co
             AK42_UNROLL for (int t = 0; t < m; t++)
                 dot[g][t] = dot_start(act, step * of_step + g, first + t, n, kind.form);
         AK42_UNROLL for (int j = 0; j < 8; j++) {
-            const int share = step * 8 + j, shares = n_steps * 8;
-            AK42_UNROLL for (int i = share * n_lines / shares; i < (share + 1) * n_lines / shares; i++)
-                ask_line(super + i * CACHE_LINE, far);
+            ask_share(asks, super, far, step * 8 + j, n_steps * 8, kind.bytes);
+            words codes[4];
+            kind.codes(codes, super, step * together, j, together);
             AK42_UNROLL for (int b = 0; b < together; b++) {
-                const words w = kind.codes(super, step * together + b, j);
                 const int g = (b * 8 + j) / quads;
                 AK42_UNROLL for (int t = 0; t < m; t++)
-                    dot[g][t] = w_dot(dot[g][t], w, act_quad(act, step * together + b, j, first + t, n), true);
+                    dot[g][t] = w_dot_at(dot[g][t], codes[b], act_quad(act, step * together + b, j, first + t, n), true);
             }
         }
         AK42_UNROLL for (int g = 0; g < of_step; g++) {
-            const floats number = f_mul(whole, f_of_int(kind.number(super, step * of_step + g)));
+            const floats number = numbers_at(&numbers, step * of_step + g);
             AK42_UNROLL for (int t = 0; t < m; t++) scaled[t] = f_fma(f_cast(dot[g][t]), number, scaled[t]);
         }
     }
@@ -219,29 +246,30 @@ SUPERS_FN void supers_direct(floats *total, const uint8_t *super, size_t far, co
 
 /* ---- whole products ---- */
 
-/* total += one panel with a tile of n tokens. */
-SUPERS_FN void supers_all(floats *total, const gemm_args *a, uint32_t panel, int n, int m, supers_kind kind) {
+/* total += one panel with a tile of n tokens, m at a time. */
+SUPERS_FN void supers_all(floats *total, const gemm_args *a, uint32_t panel, int n, int m, bool asks, supers_kind kind) {
     const uint8_t *super = a->panels + panel * a->panel_bytes, *act = a->act;
     const panel_end end = end_of(a, panel, 1, 0);
     floats sum[SUPERS_FEW];
     AK42_UNROLL for (int t = 0; t < n; t++) sum[t] = total[t];
     for (uint32_t i = 0; i < a->n_super; i += SUPERS_UNITS, super += kind.bytes, act += n * ACT_SUPER_BYTES) {
         const size_t far = far_of(super, end);
-        AK42_UNROLL for (int t = 0; t < n; t += m) supers_direct(sum + t, super, t ? 0 : far, act, t, m, n, kind);
+        AK42_UNROLL for (int t = 0; t < n; t += m) supers_direct(sum + t, super, asks && !t, far, act, t, m, n, kind);
     }
     AK42_UNROLL for (int t = 0; t < n; t++) total[t] = sum[t];
 }
-/* The same for any number of them, in fours, twos and ones. */
+/* The same for 3, 5, 6 or 7 of them, in fours, twos and ones. */
 SUPERS_FN void supers_parts(floats *total, const gemm_args *a, uint32_t panel, supers_kind kind) {
     const uint8_t *super = a->panels + panel * a->panel_bytes, *act = a->act;
     const panel_end end = end_of(a, panel, 1, 0);
     const int n = (int)a->n_tokens;
     for (uint32_t i = 0; i < a->n_super; i += SUPERS_UNITS, super += kind.bytes, act += (size_t)n * ACT_SUPER_BYTES) {
-        size_t far = far_of(super, end);
-        int t = 0;
-        for (; t + 4 <= n; t += 4, far = 0) supers_direct(total + t, super, far, act, t, 4, n, kind);
-        for (; t + 2 <= n; t += 2, far = 0) supers_direct(total + t, super, far, act, t, 2, n, kind);
-        if (t < n) supers_direct(total + t, super, far, act, t, 1, n, kind);
+        const size_t far = far_of(super, end);
+        int t = n < 4 ? 2 : 4;
+        if (t == 4) supers_direct(total, super, true, far, act, 0, 4, n, kind);
+        else supers_direct(total, super, true, far, act, 0, 2, n, kind);
+        for (; t + 2 <= n; t += 2) supers_direct(total + t, super, false, 0, act, t, 2, n, kind);
+        if (t < n) supers_direct(total + t, super, false, 0, act, t, 1, n, kind);
     }
 }
 
@@ -256,10 +284,11 @@ SUPERS_FN void supers_gemm(const gemm_args *a, supers_kind kind) {
         if (wide)
             supers_tiles[kind.form][np - 1][n - 1](total, a->panels + panel * a->panel_bytes, a->panel_bytes, a->act,
                                                    a->n_super / SUPERS_UNITS);
-        else if (n == 1) supers_all(total, a, panel, 1, 1, kind);
-        else if (n == 2) supers_all(total, a, panel, 2, 2, kind);
-        else if (n == 4) supers_all(total, a, panel, 4, 4, kind);
-        else if (n == 8) supers_all(total, a, panel, 8, kind.form == SUPERS_32_MIN ? 8 : 4, kind);
+        else if (n == 1 && a->foreseen) supers_all(total, a, panel, 1, 1, false, kind);
+        else if (n == 1) supers_all(total, a, panel, 1, 1, true, kind);
+        else if (n == 2) supers_all(total, a, panel, 2, 2, true, kind);
+        else if (n == 4) supers_all(total, a, panel, 4, 4, true, kind);
+        else if (n == 8) supers_all(total, a, panel, 8, kind.form == SUPERS_32_MIN ? 8 : 4, true, kind);
         else supers_parts(total, a, panel, kind);
         put_totals(a, total, panel, np);
         panel += (uint32_t)np;
@@ -315,22 +344,22 @@ SUPERS_FORM(SUPERS_32_MIN)
 SUPERS_FORM(SUPERS_16)
 SUPERS_FORM(SUPERS_16_MIN)
 
-#define SUPERS_KIND(name, form, n_words, together, numbers, ...)                                                                     \
-    (supers_kind) { form, n_words * 64, together, whole_##name, number_##numbers, numbers_##numbers, __VA_ARGS__, super_codes_##name }
-#define SUPERS_TYPE(name, form, n_words, together, numbers, ...)                                                                     \
+#define SUPERS_KIND(name, form, n_words, together, zero, ...)                                                                        \
+    (supers_kind) { form, n_words * 64, together, zero, whole_##name, __VA_ARGS__, super_codes_##name }
+#define SUPERS_TYPE(name, form, n_words, together, zero, ...)                                                                        \
     BLOCKS_TARGET static void super_gemm_##name(const gemm_args *a) {                                                                \
-        supers_gemm(a, SUPERS_KIND(name, form, n_words, together, numbers, __VA_ARGS__));                                             \
+        supers_gemm(a, SUPERS_KIND(name, form, n_words, together, zero, __VA_ARGS__));                                                \
     }                                                                                                                                \
     BLOCKS_TARGET static void super_unpack_##name(uint8_t *dst, const uint8_t *panel, uint32_t n_super, uint32_t group_size) {       \
         (void)group_size;                                                                                                            \
         for (uint32_t i = 0; i < n_super; i += SUPERS_UNITS, panel += n_words * 64, dst += supers_bytes(form))                       \
-            supers_spread(dst, panel, SUPERS_KIND(name, form, n_words, together, numbers, __VA_ARGS__));                              \
+            supers_spread(dst, panel, SUPERS_KIND(name, form, n_words, together, zero, __VA_ARGS__));                                 \
     }
-SUPERS_TYPE(q2_k, SUPERS_16_MIN, 21, 4, q2_k, least_q2_k, mins_q2_k)
-SUPERS_TYPE(q3_k, SUPERS_16, 28, 4, q3_k, NULL, NULL)
-SUPERS_TYPE(q4_k, SUPERS_32_MIN, 36, 2, q4_k, least_q4_k, mins_q4_k)
-SUPERS_TYPE(q5_k, SUPERS_32_MIN, 44, 2, q4_k, least_q4_k, mins_q4_k)
-SUPERS_TYPE(q6_k, SUPERS_16, 53, 2, q6_k, NULL, NULL)
+SUPERS_TYPE(q2_k, SUPERS_16_MIN, 21, 4, 0, fours_q2_k, least_q2_k, mins_q2_k)
+SUPERS_TYPE(q3_k, SUPERS_16, 28, 4, 32, fours_q3_k, NULL, NULL)
+SUPERS_TYPE(q4_k, SUPERS_32_MIN, 36, 2, 0, fours_q4_k, least_q4_k, mins_q4_k)
+SUPERS_TYPE(q5_k, SUPERS_32_MIN, 44, 2, 0, fours_q4_k, least_q4_k, mins_q4_k)
+SUPERS_TYPE(q6_k, SUPERS_16, 53, 4, 128, fours_q6_k, NULL, NULL)
 
 #define SUPERS_ROW(row, name, form, order)                                                                                   \
     table->types[row] = (type_kernels){.act = ACT_Q8_SUPER, .nr = BLOCKS_NR, .gemm = super_gemm_##name, .unpack = super_unpack_##name, \
