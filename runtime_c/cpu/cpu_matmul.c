@@ -165,6 +165,8 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
     const uint8_t *const whole = wide ? area_of(e)->wide : w->panels + panel * w->panel_bytes;
     const size_t whole_bytes = wide ? wide_panel_bytes(w) : w->panel_bytes;
     float *sums = accumulate ? area_of(e)->sums : out;
+    pace *const pace = kernel_foreseen(&e->model->kernels, w->kernels, n_rows)
+        ? &area_of(e)->paces[w->kernels - e->model->kernels.types] : NULL;
     const size_t ld_sums = accumulate ? SUMS_LD : ldo;
     for (uint32_t first = 0; first < w->n_super; first += step) {
         const bool last = first + step >= w->n_super;
@@ -178,14 +180,16 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
                 if (last) ask_results(out + soon * ldo, ldo, n, n_panels);
                 if (last && gate) ask_results(gate + soon * ldg, ldg, n, n_panels);
             }
+            const pace_draw draw = pace ? pace_begin(pace, n_panels * w->panel_bytes) : (pace_draw){0};
             p.gemm(&(gemm_args){
                 .out = last ? to : sums + row * ld_sums, .ldo = last ? ldo : ld_sums, .panels = p.panels, .panel_bytes = p.panel_bytes,
                 .n_panels = n_panels, .act = in->data + row * in->row_bytes + rows * act_token_bytes(in->form.kind, first * SUPER_K),
                 .n_tokens = rows, .n_super = p.n_super, .super_bytes = p.super_bytes, .group_size = w->group_size,
                 .start = first ? sums + row * ld_sums : NULL, .ld_start = ld_sums, .accumulate = last && accumulate,
                 .next = n_rows > nr ? NULL : next.panels, .next_panel_bytes = next.panel_bytes,
-                .foreseen = kernel_foreseen(&e->model->kernels, w->kernels, n_rows),
+                .foreseen = draw.foreseen,
             });
+            if (pace) pace_end(pace, &draw);
             if (last && act_is_q8(in->form.kind))
                 outliers(&(outliers_args){
                     .out = to, .ldo = ldo, .panels = whole, .panel_bytes = whole_bytes, .n_panels = n_panels,

@@ -203,7 +203,7 @@ QUANT_FN void quant_tile(const gemm_args *args, uint32_t panel, quant_tokens tok
         }
 }
 
-/* ---- one token of panels that are foreseen: one stream, each line loaded once, few instructions a line (avx512_dot_at) ---- */
+/* ---- one token: one stream, few instructions a line (avx512_dot_at) ---- */
 
 enum { QUANT_STREAM = 128 };           /* superblocks of which the dots' starts are kept */
 typedef union quant_stream_start {
@@ -220,15 +220,18 @@ QUANT_FN void quant_stream_prepare(quant_stream_start *start, const uint8_t *act
 }
 
 /* quant_block's sums of both blocks of a superblock, the i-th of those prepared. */
-QUANT_FN __m512 quant_stream_super(__m512 sum, const quant_stream_start *start, uint32_t i, const uint8_t *super, const uint8_t *act,
-                                   quant_form form, uint32_t group) {
+QUANT_FN __m512 quant_stream_super(__m512 sum, const quant_stream_start *start, uint32_t i, const uint8_t *super, bool asks, size_t far,
+                                   const uint8_t *act, quant_form form, uint32_t group) {
     const bool nibbles = form == QUANT_4_0 || form == QUANT_4_1;
+    const int n_lines = form == QUANT_4_0 ? 9 : form == QUANT_4_1 ? 10 : 17;       /* of INT8's 17 to 20 the first */
     __m512i dot[2];
     AK42_UNROLL for (int block = 0; block < 2; block++)
         dot[block] = _mm512_set1_epi32(quant_zero(form) ? start->dot[2 * i + (uint32_t)block] : QUANT_MAGIC_BITS);
     AK42_UNROLL for (int step = 0; step < 16; step++) {
         const int block = nibbles ? step % 2 : step / 8, g = nibbles ? step / 2 : step % 8;
-        if (!nibbles || !block) AK42_IN_ORDER();
+        AK42_UNROLL for (int line = step * n_lines / 16; line < (step + 1) * n_lines / 16; line++)
+            ask_if(asks, super + line * CACHE_LINE, far);
+        if (!nibbles) AK42_IN_ORDER();
         dot[block] = quant_dot_at(dot[block], quant_load(form, group, super, block, g), act + block * ACT_Q8_BLOCK_BYTES + g * 4);
     }
     AK42_UNROLL for (int block = 0; block < 2; block++) {
@@ -243,19 +246,22 @@ QUANT_FN __m512 quant_stream_super(__m512 sum, const quant_stream_start *start, 
     return sum;
 }
 
-QUANT_FN void quant_stream(const gemm_args *args, quant_form form) {
+QUANT_FN void quant_stream(const gemm_args *args, bool asks, quant_form form) {
     const uint32_t group = form == QUANT_INT8 ? args->group_size : 32, super_bytes = (uint32_t)quant_super_bytes(form, group);
     quant_stream_start start;
     uint32_t prepared = UINT32_MAX;
     for (uint32_t panel = 0; panel < args->n_panels; panel++) {
-        const uint8_t *super = args->panels + panel * args->panel_bytes, *act = args->act;
+        const uint8_t *super = args->panels + panel * args->panel_bytes, *end = super + args->n_super * super_bytes, *act = args->act;
+        const size_t jump = gemm_jump(args, panel, 1, 0);
         __m512 sum = avx512_start(args, 0, panel);
         for (uint32_t first = 0; first < args->n_super; first += QUANT_STREAM) {
             const uint32_t n = args->n_super - first < QUANT_STREAM ? args->n_super - first : QUANT_STREAM;
             if (prepared != first) quant_stream_prepare(&start, act, n * 2, form);
             prepared = first;
-            for (uint32_t i = 0; i < n; i++, super += super_bytes, act += 2 * ACT_Q8_BLOCK_BYTES)
-                sum = quant_stream_super(sum, &start, i, super, act, form, group);
+            for (uint32_t i = 0; i < n; i++, super += super_bytes, act += 2 * ACT_Q8_BLOCK_BYTES) {
+                const size_t far = ahead_far((size_t)(end - super), jump, false);
+                sum = quant_stream_super(sum, &start, i, super, asks, far, act, form, group);
+            }
         }
         float *out = args->out + panel * PANEL_ROWS;
         _mm512_storeu_ps(out, args->accumulate ? _mm512_add_ps(_mm512_loadu_ps(out), sum) : sum);
@@ -288,11 +294,15 @@ QUANT_FN void quant_last(const gemm_args *args, quant_form form) {
     QUANT_GEMM_N(name, 3, form)  \
     QUANT_GEMM_N(name, 4, form)  \
     AK42_TARGET(QUANT_TARGET) static void name##_last(const gemm_args *args) { quant_last(args, form); } \
-    AK42_TARGET(QUANT_TARGET) static void name##_stream(const gemm_args *args) { if (!quant_is_wide(form)) quant_stream(args, form); }
+    AK42_TARGET(QUANT_TARGET) static void name##_stream(const gemm_args *args) {                         \
+        if (quant_is_wide(form)) return;                                                                 \
+        if (args->foreseen) quant_stream(args, false, form);                                             \
+        else quant_stream(args, true, form);                                                             \
+    }
 #define QUANT_GEMM_END(name, form, ...)                         \
     static void name(const gemm_args *args) {                   \
         kernel_gemm *const by_tokens[QUANT_NR] = {__VA_ARGS__}; \
-        if (args->foreseen && args->n_tokens == 1 && form < QUANT_WIDE_8_0) { \
+        if (args->n_tokens == 1 && form < QUANT_WIDE_8_0) {     \
             name##_stream(args);                                \
             return;                                             \
         }                                                       \

@@ -334,7 +334,7 @@ ENCODE_FN float round_symmetric(const symmetric *s, float d, float *factors) {
     float lost = 0.0f;
     for (uint32_t first = 0; first < s->n_groups; first += LANES) {
         const groups *g = &s->g[first / LANES];
-        float error[LANES];
+        float error[LANES] = {0};
         round_scales(g, s->scales + first, d, -s->limit, s->limit - 1.0f, s->l, factors + first, error);
         for (uint32_t k = 0; k < LANES; k++) lost += error[k];
     }

@@ -72,7 +72,7 @@ typedef struct gemm_args {
     bool accumulate;
     const uint8_t *next;           /* the panels that the thread reads after these, to ask for them in time; NULL: what lies behind */
     size_t next_panel_bytes;
-    bool foreseen;                 /* kernel_foreseen: kernels do not ask for the panels' lines */
+    bool foreseen;                 /* the processor asks for the panels' lines by itself; kernels do not */
 } gemm_args;
 /* From the end of panel p of the np that are read together from `panel` on to where p's place among the next np is. */
 static inline size_t gemm_jump(const gemm_args *a, uint32_t panel, uint32_t np, uint32_t p) {
@@ -107,7 +107,7 @@ typedef struct type_kernels {
     kernel_outliers *outliers_wide;          /* the same of kernel_table.outliers; NULL: panel16 serves as well */
     uint32_t wide_super_bytes;     /* bytes of an unpacked superblock */
     uint32_t wide_from;            /* rows from which unpacking pays; 0: more than nr */
-    bool in_order;                 /* one token's gemm reads a panel's lines nearly as they lie, and gains where that is foreseen */
+    bool in_order;                 /* one token's gemm reads a panel's lines nearly as they lie, so that they may be foreseen */
 } type_kernels;
 
 /* Encodes n weights to the blocks of a type whose scales are searched for (Q2_K to Q6_K, IQ4_NL, IQ4_XS); false of another type. The
@@ -215,7 +215,7 @@ typedef struct kernel_table {
     kernel_peak *peak_f32, *peak_bf16, *peak_int8;      /* NULL where the ISA has no such instruction */
 } kernel_table;
 
-/* Whether the processor asks for the panels of a product with n_rows rows better by itself. */
+/* Whether the processor mostly asks for the panels of a product with n_rows rows better by itself (pace.h). */
 static inline bool kernel_foreseen(const kernel_table *table, const type_kernels *type, uint32_t n_rows) {
     return n_rows == 1 && type->in_order && table->foresees;
 }

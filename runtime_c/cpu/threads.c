@@ -103,7 +103,7 @@ static void gate_wake(gate *g) {
 
 #endif
 
-static int64_t clock_ns(void) {
+int64_t clock_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;

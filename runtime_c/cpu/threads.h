@@ -31,6 +31,9 @@ void team_barrier(team *team);
  * are separated by team_barrier; at most one is drawn from between two barriers. */
 uint32_t team_next(team *team, uint32_t count);
 
+/* Nanoseconds of a clock that never goes back. */
+int64_t clock_ns(void);
+
 /* Physical cores that affinity and the cgroup's quota allow, at least 1. why (may be NULL) gets a short reason. */
 uint32_t threads_default(char *why, size_t why_size);
 

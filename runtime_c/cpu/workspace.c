@@ -128,14 +128,13 @@ static void lay_out(workspace *ws, arena *a, const needs *n, uint32_t n_threads)
     ws->hands = arena_take(a, n_threads * sizeof(hand));
     ws->n_products = c->n_experts ? 0 : 4 * c->n_layers + 1;
     for (uint32_t t = 0; t < n_threads; t++) {
-        thread_area area;
+        thread_area area = {0};
         area.norm = arena_take(a, TILE_TOKENS_MAX * round_up(n->columns, SUPER_K) * sizeof(float));
         for (int i = 0; i < MATRICES_MAX; i++) area.act[i] = arena_take(a, TILE_TOKENS_MAX * n->act_row_bytes);
         area.outliers = arena_take(a, TILE_TOKENS_MAX * OUTLIERS * sizeof(outlier));
         area.sums = arena_take(a, (uint64_t)ws->max_rows * SUMS_LD * sizeof(float));
         area.wide = arena_take(a, n->wide_bytes);
         area.starts = arena_take(a, ws->n_products * sizeof(place));
-        area.product = 0;
         if (a->base) areas[t] = area;
     }
 }

@@ -5,6 +5,7 @@
 
 #include "../core/ops.h"
 #include "../core/session.h"
+#include "pace.h"
 #include "shares.h"
 
 enum {
@@ -38,6 +39,7 @@ typedef struct thread_area {
     place *starts;                     /* (n_products): where this thread began each product, in the pass before or in this one */
     uint32_t product;                  /* which is next in this pass */
     uint32_t n_parts;                  /* of groups of panels that many tiles have passed over */
+    pace paces[KERNEL_TYPES];          /* of one row's products */
 } thread_area;
 
 /* Consecutive rows of one session whose heads attend together. */

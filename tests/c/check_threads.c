@@ -1,6 +1,6 @@
 /* check_threads.c: the pool's promises (every index once, memory seen across barriers, one run at a time,
- * fork, floating-point modes) on random runs, oversubscribed too, that hands deal every panel once, and the count of threads on
- * faked machines. Meant to be run plain and under -fsanitize=thread. `check_threads [SECTIONS]`; `check_threads
+ * fork, floating-point modes) on random runs, oversubscribed too, that hands deal every panel once, what a thread's pace chooses, and the
+ * count of threads on faked machines. Meant to be run plain and under -fsanitize=thread. `check_threads [SECTIONS]`; `check_threads
  * --bench` prints latencies. */
 #include <fenv.h>
 #include <pthread.h>
@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "../../runtime_c/cpu/cpus.h"
+#include "../../runtime_c/cpu/pace.h"
 #include "../../runtime_c/cpu/shares.h"
 #include "../../runtime_c/cpu/threads.h"
 
@@ -414,6 +415,36 @@ static void bench(void) {
     }
 }
 
+/* A draw of `bytes` that takes so many nanoseconds a byte where it asks and where it is foreseen. */
+static bool pace_draws(pace *p, size_t bytes, float asked, float foreseen) {
+    pace_draw draw = pace_begin(p, bytes);
+    draw.began = clock_ns() - (int64_t)((draw.foreseen ? foreseen : asked) * (float)bytes);
+    pace_end(p, &draw);
+    return draw.foreseen;
+}
+
+/* Times are far above what the test itself takes. */
+static void test_pace(void) {
+    enum { LONG = 1 << 20, SHORT = 1 << 10 };
+    pace p = {0};
+    check(pace_draws(&p, SHORT, 4.0f, 8.0f) && p.foreseen == 0.0f, "pace: a short draw is foreseen and not measured");
+    check(pace_draws(&p, LONG, 4.0f, 8.0f), "pace: the first long draw is foreseen");
+    check(!pace_draws(&p, LONG, 4.0f, 8.0f), "pace: the second asks");
+    check(!pace_draws(&p, SHORT, 4.0f, 8.0f), "pace: short draws do what was faster");
+    uint32_t n_foreseen = 0;
+    for (int i = 0; i < 1024; i++) n_foreseen += pace_draws(&p, LONG, 4.0f, 8.0f);
+    check(n_foreseen >= 2 && n_foreseen <= 8, "pace: what is slower is tried seldom");
+    for (int i = 0; i < 2048; i++) pace_draws(&p, LONG, 4.0f, 2.0f);
+    n_foreseen = 0;
+    for (int i = 0; i < 1024; i++) n_foreseen += pace_draws(&p, LONG, 4.0f, 2.0f);
+    check(n_foreseen >= 1016 && n_foreseen <= 1022, "pace: a change is noticed");
+    p = (pace){.asked = 4.0f, .foreseen = 4.1f};
+    check(pace_draws(&p, SHORT, 1.0f, 1.0f), "pace: requests must be faster by a margin");
+    p = (pace){.asked = 4.0f, .foreseen = 3.0f};
+    pace_draws(&p, LONG, 1000.0f, 1000.0f);
+    check(p.foreseen > 3.0f && p.foreseen < 4.0f, "pace: an interruption counts as twice the mean");
+}
+
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
         bench();
@@ -426,6 +457,7 @@ int main(int argc, char **argv) {
     test_random(3, n_sections / 10);
     test_random(THREADS_TESTED, n_sections / 20);
     for (uint32_t n = 1; n <= THREADS_TESTED; n += n < 3 ? 1 : 3) test_shares(n, n_sections / 40);
+    test_pace();
     test_callers();
     test_modes();
     test_fork();
