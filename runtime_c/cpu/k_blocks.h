@@ -274,7 +274,9 @@ BLOCKS_FN void ask_units(const uint8_t *panel, uint32_t unit, uint32_t n, panel_
 /* The same for one of n equal shares of a superblock's lines, so that there is work between the requests. */
 BLOCKS_FN void ask_share(bool asks, const uint8_t *super, size_t far, int share, int n, uint32_t bytes) {
     const int n_lines = (int)bytes / CACHE_LINE;
-    AK42_UNROLL for (int i = share * n_lines / n; i < (share + 1) * n_lines / n; i++) ask_if(asks, super + i * CACHE_LINE, far);
+    AK42_UNROLL for (int i = share * n_lines / n; i < (share + 1) * n_lines / n; i++)
+        if (BLOCKS_STRAIGHT == 8) ask_if(asks, super + i * CACHE_LINE, far);
+        else ask_line(super + i * CACHE_LINE, far);            /* few registers: gcc does better between branches */
 }
 
 /* Where part `part` of token t's outputs of panel p lies in totals and in an (n_tokens, ld) array. */

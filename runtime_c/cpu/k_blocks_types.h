@@ -79,12 +79,17 @@ TYPE_SCALE(nf4) {
 }
 TYPE_CODES(nf4) { return (void)u, looked_up(word_kept(super, 1 + j), b, nf4_table); }
 
+/* A small number n >= 0 that is put at bit NUMBER_SHIFT of 256.0f makes the float 256 + n, without a conversion. */
+enum { NUMBER_BITS = 0x43800000, NUMBER_SHIFT = 23 - 8 };
+#define NUMBER_LESS 256.0f
+
 /* 6 bits of scale, less 32. */
 TYPE_SCALE(iq4_xs) {
     const int b = 2 * u + g;
-    const words low = w_and(w_shr_by(word_at(super, 1), 4 * b), w_set1(15));
-    const words high = w_and(w_shr_by(word_at(super, 0), 16 + 2 * b), w_set1(3));
-    return f_mul(half_at(super, 0, 0), f_of_int(w_sub(w_or(low, w_shl(high, 4)), w_set1(32))));
+    const words low = w_merge(moved(word_at(super, 1), 4 * b, NUMBER_SHIFT), w_set1(15u << NUMBER_SHIFT), w_set1(NUMBER_BITS));
+    const words all = w_merge(moved(word_at(super, 0), 16 + 2 * b, NUMBER_SHIFT + 4), w_set1(3u << (NUMBER_SHIFT + 4)), low);
+    const floats d = half_at(super, 0, 0);
+    return f_fma(f_cast(all), d, f_mul(d, f_set1(-NUMBER_LESS - 32.0f)));
 }
 TYPE_CODES(iq4_xs) { return looked_up(word_at(super, stream16_iq4_xs(2 + 4 * (2 * u + b) + j % 4)), j / 4, iq4_table); }
 

@@ -59,10 +59,6 @@ typedef struct supers_numbers {
     floats whole, less;
 } supers_numbers;
 
-/* A number's byte in a float: 2^8 + byte, without a conversion. */
-enum { NUMBER_BITS = 0x43800000, NUMBER_SHIFT = 23 - 8 };
-#define NUMBER_LESS 256.0f
-
 SUPERS_FN supers_numbers numbers_open(const uint8_t *super, supers_kind kind) {
     supers_numbers n = {.whole = kind.whole(super)};
     AK42_UNROLL for (int i = 0; i < supers_groups(kind.form) / 4; i++) n.fours[i] = kind.fours(super, i);
