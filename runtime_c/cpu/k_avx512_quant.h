@@ -275,8 +275,15 @@ QUANT_FN void quant_pairs(const gemm_args *args, int n, quant_form form) {
     const uint32_t group = form == QUANT_INT8 ? args->group_size : 32, paired = args->n_panels / 2 * 2;
     for (uint32_t panel = 0; panel < paired; panel += 2) quant_tile(args, panel, (quant_tokens){(uint32_t)n, 0}, 2, n, form, group);
 }
+QUANT_FN bool quant_is_stream(int n, quant_form form) { return n == 1 && !quant_is_wide(form); }
+QUANT_FN void quant_panels(const gemm_args *args, int n, quant_form form) {
+    if (!quant_is_stream(n, form)) quant_pairs(args, n, form);
+    else if (args->foreseen) quant_stream(args, false, form);
+    else quant_stream(args, true, form);
+}
 /* The last panel of an odd number. */
 QUANT_FN void quant_last(const gemm_args *args, quant_form form) {
+    if (quant_is_stream((int)args->n_tokens, form)) return;
     const uint32_t group = form == QUANT_INT8 ? args->group_size : 32, panel = args->n_panels - 1;
     uint32_t t = 0;
     for (; t + 4 <= args->n_tokens; t += 4)
@@ -287,25 +294,16 @@ QUANT_FN void quant_last(const gemm_args *args, quant_form form) {
 
 /* One function for each number of tokens, so that all of a tile stays in registers. */
 #define QUANT_GEMM_N(name, n, form) \
-    AK42_TARGET(QUANT_TARGET) static void name##_##n(const gemm_args *args) { quant_pairs(args, n, form); }
+    AK42_TARGET(QUANT_TARGET) static void name##_##n(const gemm_args *args) { quant_panels(args, n, form); }
 #define QUANT_GEMM_4(name, form) \
     QUANT_GEMM_N(name, 1, form)  \
     QUANT_GEMM_N(name, 2, form)  \
     QUANT_GEMM_N(name, 3, form)  \
     QUANT_GEMM_N(name, 4, form)  \
-    AK42_TARGET(QUANT_TARGET) static void name##_last(const gemm_args *args) { quant_last(args, form); } \
-    AK42_TARGET(QUANT_TARGET) static void name##_stream(const gemm_args *args) {                         \
-        if (quant_is_wide(form)) return;                                                                 \
-        if (args->foreseen) quant_stream(args, false, form);                                             \
-        else quant_stream(args, true, form);                                                             \
-    }
-#define QUANT_GEMM_END(name, form, ...)                         \
+    AK42_TARGET(QUANT_TARGET) static void name##_last(const gemm_args *args) { quant_last(args, form); }
+#define QUANT_GEMM_END(name, ...)                               \
     static void name(const gemm_args *args) {                   \
         kernel_gemm *const by_tokens[QUANT_NR] = {__VA_ARGS__}; \
-        if (args->n_tokens == 1 && form < QUANT_WIDE_8_0) {     \
-            name##_stream(args);                                \
-            return;                                             \
-        }                                                       \
         by_tokens[args->n_tokens - 1](args);                    \
         if (args->n_panels % 2) name##_last(args);              \
     }
@@ -316,11 +314,11 @@ QUANT_FN void quant_last(const gemm_args *args, quant_form form) {
     QUANT_GEMM_N(name, 6, form) \
     QUANT_GEMM_N(name, 7, form) \
     QUANT_GEMM_N(name, 8, form) \
-    QUANT_GEMM_END(name, form, name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8)
+    QUANT_GEMM_END(name, name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8)
 #else
 #define QUANT_GEMM(name, form) \
     QUANT_GEMM_4(name, form)   \
-    QUANT_GEMM_END(name, form, name##_1, name##_2, name##_3, name##_4)
+    QUANT_GEMM_END(name, name##_1, name##_2, name##_3, name##_4)
 #endif
 
 QUANT_GEMM(gemm_q8_0, QUANT_8_0)

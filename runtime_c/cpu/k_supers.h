@@ -364,7 +364,7 @@ SUPERS_TYPE(q6_k, SUPERS_16, 53, 4, 128, fours_q6_k, NULL, NULL)
                                        .wide_from = supers_wide_from(form), .in_order = order};
 
 BLOCKS_TARGET static void supers_fill(kernel_table *table) {
-    SUPERS_ROW(KERNEL_Q2_K, q2_k, SUPERS_16_MIN, true)
+    SUPERS_ROW(KERNEL_Q2_K, q2_k, SUPERS_16_MIN, false)      /* in order, but nearly always faster with requests */
     SUPERS_ROW(KERNEL_Q3_K, q3_k, SUPERS_16, false)
     SUPERS_ROW(KERNEL_Q4_K, q4_k, SUPERS_32_MIN, true)
     SUPERS_ROW(KERNEL_Q5_K, q5_k, SUPERS_32_MIN, true)
