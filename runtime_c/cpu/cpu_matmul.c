@@ -165,9 +165,9 @@ static void multiply(exec *e, const matrix *w, const packed *in, uint32_t panel,
     const uint8_t *const whole = wide ? area_of(e)->wide : w->panels + panel * w->panel_bytes;
     const size_t whole_bytes = wide ? wide_panel_bytes(w) : w->panel_bytes;
     float *sums = accumulate ? area_of(e)->sums : out;
+    const size_t ld_sums = accumulate ? SUMS_LD : ldo;
     pace *const pace = kernel_foreseen(&e->model->kernels, w->kernels, n_rows)
         ? &area_of(e)->paces[w->kernels - e->model->kernels.types] : NULL;
-    const size_t ld_sums = accumulate ? SUMS_LD : ldo;
     for (uint32_t first = 0; first < w->n_super; first += step) {
         const bool last = first + step >= w->n_super;
         const part p = part_open(e, w, panel, n_panels, first, last ? w->n_super - first : step, n_rows);

@@ -117,9 +117,12 @@ QUANT_FN void quant_prepare(quant_start *start, const uint8_t *act, uint32_t n_b
     }
 }
 
+/* Cache lines of a superblock that are asked for: all but the last of INT8's where it has groups of 32. */
+QUANT_FN int quant_lines(quant_form form) { return form == QUANT_4_0 ? 9 : form == QUANT_4_1 ? 10 : 17; }
+
 /* Asks for the lines that come later, a few at each step. Not in unpacked panels, which are in the cache. */
 QUANT_FN void quant_ask(const uint8_t *super, const size_t *far, size_t panel_bytes, int np, quant_form form, int step) {
-    const int n_lines = form == QUANT_4_0 ? 9 : form == QUANT_4_1 ? 10 : 17;
+    const int n_lines = quant_lines(form);
     if (quant_is_wide(form)) return;
     AK42_UNROLL for (int p = 0; p < np; p++) {
         const uint8_t *line = super + (size_t)p * panel_bytes + step * CACHE_LINE;
@@ -223,7 +226,7 @@ QUANT_FN void quant_stream_prepare(quant_stream_start *start, const uint8_t *act
 QUANT_FN __m512 quant_stream_super(__m512 sum, const quant_stream_start *start, uint32_t i, const uint8_t *super, bool asks, size_t far,
                                    const uint8_t *act, quant_form form, uint32_t group) {
     const bool nibbles = form == QUANT_4_0 || form == QUANT_4_1;
-    const int n_lines = form == QUANT_4_0 ? 9 : form == QUANT_4_1 ? 10 : 17;       /* of INT8's 17 to 20 the first */
+    const int n_lines = quant_lines(form);
     __m512i dot[2];
     AK42_UNROLL for (int block = 0; block < 2; block++)
         dot[block] = _mm512_set1_epi32(quant_zero(form) ? start->dot[2 * i + (uint32_t)block] : QUANT_MAGIC_BITS);

@@ -93,8 +93,9 @@ TYPE_SCALE(iq4_xs) {
 }
 TYPE_CODES(iq4_xs) { return looked_up(word_at(super, stream16_iq4_xs(2 + 4 * (2 * u + b) + j % 4)), j / 4, iq4_table); }
 
-/* The K types' superblocks: number_x and min_number_x are integers of a group, placed_x the codes of 4 columns, the j-th of a block of
- * 32, with their lowest bits at bit `at` of a byte. */
+/* The K types' superblocks: number_x and min_number_x are integers of a group; fours_x the numbers of four groups, bytes of a word, with
+ * what makes none negative added; placed_x the codes of 4 columns, the j-th of a block of 32, with their lowest bits at bit `at` of a
+ * byte. */
 
 /* Four scales, bytes of a word, of sub-blocks 0..3 or 4..7 of Q4_K and Q5_K; and four mins. */
 BLOCKS_FN words scale_words(const uint8_t *super, int second) {
@@ -126,9 +127,8 @@ TYPE_SCALE(q5_k) { return scale_q4_k(super, u, g); }
 TYPE_MIN(q5_k) { return min_q4_k(super, u, g); }
 TYPE_CODES(q5_k) { return placed_q5_k(super, 2 * u + b, j, 0); }
 
-BLOCKS_FN words number_q6_k(const uint8_t *super, int g) {
-    return w_sub(w_xor(byte_number(word_at(super, stream16_q6_k(48 + g / 4)), g % 4), w_set1(128)), w_set1(128));
-}
+BLOCKS_FN words fours_q6_k(const uint8_t *super, int i) { return w_xor(word_at(super, stream16_q6_k(48 + i)), bytes_of(128)); }
+BLOCKS_FN words number_q6_k(const uint8_t *super, int g) { return w_sub(byte_number(fours_q6_k(super, g / 4), g % 4), w_set1(128)); }
 BLOCKS_FN words placed_q6_k(const uint8_t *super, int block, int j, int at) {
     const int u = block / 2, b = block % 2;
     const words low = moved(word_at(super, stream16_q6_k(16 * (u / 2) + 8 * b + j)), 4 * (u % 2), at);
@@ -137,12 +137,10 @@ BLOCKS_FN words placed_q6_k(const uint8_t *super, int block, int j, int at) {
 TYPE_SCALE(q6_k) { return f_mul(half_at(super, stream16_q6_k(52), 0), f_of_int(number_q6_k(super, 4 * u + g))); }
 TYPE_CODES(q6_k) { return placed_q6_k(super, 2 * u + b, j, 0); }
 
-BLOCKS_FN words number_q3_k(const uint8_t *super, int g) {
-    const int u = g / 4;
-    const words low = w_and(w_shr_by(word_at(super, 24 + u % 2), 4 * (u / 2) + 8 * (g % 4)), w_set1(15));
-    const words high = w_and(w_shr_by(word_at(super, 26), 2 * u + 8 * (g % 4)), w_set1(3));
-    return w_sub(w_or(low, w_shl(high, 4)), w_set1(32));
+BLOCKS_FN words fours_q3_k(const uint8_t *super, int i) {
+    return merged(moved(word_at(super, 24 + i % 2), 4 * (i / 2), 0), 15, field(word_at(super, 26), 2 * i, 4, 3));
 }
+BLOCKS_FN words number_q3_k(const uint8_t *super, int g) { return w_sub(byte_number(fours_q3_k(super, g / 4), g % 4), w_set1(32)); }
 BLOCKS_FN words placed_q3_k(const uint8_t *super, int block, int j, int at) {
     const words low = moved(word_at(super, 8 + block / 4 * 8 + j), 2 * (block % 4), at);
     return merged(low, 3u << at, field(word_at(super, j), block, at + 2, 1));
@@ -150,7 +148,8 @@ BLOCKS_FN words placed_q3_k(const uint8_t *super, int block, int j, int at) {
 TYPE_SCALE(q3_k) { return f_mul(half_at(super, 27, 0), f_of_int(number_q3_k(super, 4 * u + g))); }
 TYPE_CODES(q3_k) { return w_add(placed_q3_k(super, 2 * u + b, j, 0), bytes_of(32 - 4)); }
 
-BLOCKS_FN words number_q2_k(const uint8_t *super, int g) { return w_and(w_shr_by(word_at(super, g / 4), 8 * (g % 4)), w_set1(15)); }
+BLOCKS_FN words fours_q2_k(const uint8_t *super, int i) { return nibbles(word_at(super, i), 0); }
+BLOCKS_FN words number_q2_k(const uint8_t *super, int g) { return byte_number(fours_q2_k(super, g / 4), g % 4); }
 BLOCKS_FN words min_number_q2_k(const uint8_t *super, int g) {
     return w_and(w_shr_by(word_at(super, g / 4), 8 * (g % 4) + 4), w_set1(15));
 }

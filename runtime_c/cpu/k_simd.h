@@ -37,21 +37,10 @@
 /* Weights are read once, from memory. Each of their lines is asked for twice: far ahead into the second-level cache, which can wait
  * for many lines at once, and shortly before its use into the first, whose few open requests are then soon answered. So reading goes on
  * while there is arithmetic, and over the pages at which processors stop asking by themselves. Addresses past the end do no harm.
- * far: how far ahead the farther request is; 0: none of both, where the processor asks better by itself (gemm_args.foreseen). Asked at
- * run time on purpose: compilers move no loads over the branch, and such a processor foresees lines that are loaded in order. */
+ * far: how far ahead the farther request is; 0: none of both, where the processor asks better by itself (gemm_args.foreseen). Such a
+ * processor foresees lines that are loaded in order: compilers move no loads over ask_line's branch, nor over ask_if. */
 enum { AHEAD_NEAR = 2048, AHEAD_FAR = 16384 };
-static AK42_INLINE void ask_line(const uint8_t *line, size_t far) {
-    if (!far) return;
-#if defined(__GNUC__)
-    __builtin_prefetch((const void *)((uintptr_t)line + AHEAD_NEAR), 0, 3);
-    __builtin_prefetch((const void *)((uintptr_t)line + far), 0, 2);
-    AK42_IN_ORDER();       /* else compilers gather the requests of an unrolled piece at its head */
-#else
-    (void)line, (void)far;
-#endif
-}
-static AK42_INLINE void ask_ahead(const uint8_t *line) { ask_line(line, AHEAD_FAR); }
-/* The same where a constant says whether lines are asked for. */
+/* Where a constant says whether lines are asked for. */
 static AK42_INLINE void ask_if(bool asks, const uint8_t *line, size_t far) {
 #if defined(__GNUC__)
     if (asks) {
@@ -61,8 +50,12 @@ static AK42_INLINE void ask_if(bool asks, const uint8_t *line, size_t far) {
 #else
     (void)asks, (void)line, (void)far;
 #endif
-    AK42_IN_ORDER();
+    AK42_IN_ORDER();       /* else compilers gather the requests of an unrolled piece at its head */
 }
+static AK42_INLINE void ask_line(const uint8_t *line, size_t far) {
+    if (far) ask_if(true, line, far);
+}
+static AK42_INLINE void ask_ahead(const uint8_t *line) { ask_line(line, AHEAD_FAR); }
 /* For a line that is written soon. */
 static AK42_INLINE void ask_to_write(const void *line) {
 #if defined(__GNUC__)

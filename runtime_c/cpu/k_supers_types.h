@@ -1,6 +1,5 @@
 /* k_supers_types.h: what the superblocks of Q2_K to Q6_K hold as k_supers.h takes it: d over the factor by which codes are too large
- * (whole), the groups' numbers, four to a word, each with the kind's zero added so that none is negative (fours), -dmin (least), pairs of
- * mins, and codes of `n` blocks from `block` on, as far up in their byte as they go, their lines loaded as they lie. The rest is
+ * (whole), -dmin (least), pairs of mins, and codes of `n` blocks from `block` on, as far up in their byte as they go. The rest is
  * k_blocks_types.h's. Included by k_supers.h alone. */
 
 /* A line, loaded here: not before what was loaded before it. */
@@ -27,7 +26,6 @@ SUPERS_FN void super_codes_q5_k(words *codes, const uint8_t *super, int block, i
 }
 
 SUPERS_FN floats whole_q6_k(const uint8_t *super) { return f_mul(half_at(super, stream16_q6_k(52), 0), f_set1(1.0f / 4)); }
-SUPERS_FN words fours_q6_k(const uint8_t *super, int i) { return w_xor(word_at(super, stream16_q6_k(48 + i)), bytes_of(128)); }
 /* A half's four blocks, or the first or last two of them. */
 SUPERS_FN void super_codes_q6_k(words *codes, const uint8_t *super, int block, int j, int n) {
     const int half = block / 4;
@@ -41,15 +39,11 @@ SUPERS_FN void super_codes_q6_k(words *codes, const uint8_t *super, int block, i
 }
 
 SUPERS_FN floats whole_q3_k(const uint8_t *super) { return f_mul(half_at(super, 27, 0), f_set1(1.0f / 32)); }
-SUPERS_FN words fours_q3_k(const uint8_t *super, int i) {
-    return merged(moved(word_at(super, 24 + i % 2), 4 * (i / 2), 0), 15, field(word_at(super, 26), 2 * i, 4, 3));
-}
 SUPERS_FN void super_codes_q3_k(words *codes, const uint8_t *super, int block, int j, int n) {
     AK42_UNROLL for (int b = 0; b < n; b++) codes[b] = placed_q3_k(super, block + b, j, 5);
 }
 
 SUPERS_FN floats whole_q2_k(const uint8_t *super) { return f_mul(half_at(super, 20, 0), f_set1(1.0f / 64)); }
-SUPERS_FN words fours_q2_k(const uint8_t *super, int i) { return nibbles(word_at(super, i), 0); }
 SUPERS_FN floats least_q2_k(const uint8_t *super) { return f_neg(half_at(super, 20, 1)); }
 SUPERS_FN words mins_q2_k(const uint8_t *super, int p) { return w_and(w_shr(word_at(super, p / 2), 8 * (p % 2) + 4), w_set1(0x000f000f)); }
 SUPERS_FN void super_codes_q2_k(words *codes, const uint8_t *super, int block, int j, int n) {
