@@ -52,6 +52,17 @@ def test_what_is_easy_is_exact(name: str) -> None:
         assert np.abs(TYPES[name].decode(encode(name, steps), 512) - steps).max() <= 0.01
 
 
+@pytest.mark.parametrize("spread", [1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("name", SEARCHED)
+def test_weights_that_hardly_differ(name: str, spread: float) -> None:
+    """Near a constant c an error is at most what the spread needs, or half a step of the 6 bits (Q2_K: 4 bits) of a scale."""
+    values = (1 + spread * np.random.default_rng(5).random((64, 256))).astype(np.float32)
+    for constant in (1.0, -1.0, 0.02):
+        weights = values * np.float32(constant)
+        error = np.abs(TYPES[name].decode(encode(name, weights), 256) - weights).max() / abs(constant)
+        assert error <= spread + (1 / 30 if name == "q2_k" else 1 / 63), constant
+
+
 def test_rows_do_not_know_of_each_other() -> None:
     values = weights()
     for name in SEARCHED:

@@ -218,41 +218,6 @@ ENCODE_FN void try_affine(const groups *g, const float *offset, const float *inv
     v_store(best->error, v_choose(before, valid, valid, before));
 }
 
-enum { AFFINE_STEPS = 20 };
-ENCODE_FN void search_affine(const groups *g, float high, float first, float step, affine *best) {
-    float low[LANES] = {0}, top[LANES], range[LANES], inverse[LANES];
-    memset(best, 0, sizeof *best);
-    memcpy(top, g->x[0], sizeof top);
-    for (uint32_t i = 0; i < g->n; i++)
-        for (uint32_t k = 0; k < LANES; k++) {
-            const float x = g->x[i][k], wx = g->w[i][k] * x, wx2 = wx * x;
-            low[k] = x < low[k] ? x : low[k];
-            top[k] = x > top[k] ? x : top[k];
-            best->sum_w[k] += g->w[i][k];
-            best->sum_x[k] += wx;
-            best->sum_x2[k] += wx2;
-        }
-    for (uint32_t k = 0; k < LANES; k++) {
-        best->min[k] = low[k];
-        best->error[k] = best->sum_x2[k] + 1.0f;
-        best->scale[k] = (top[k] - low[k]) / high;
-        range[k] = inverse_of(top[k] - low[k]);
-    }
-    for (int s = 0; s <= AFFINE_STEPS; s++) {
-        const float levels_wide = high + (first + step * (float)s);
-        for (uint32_t k = 0; k < LANES; k++) inverse[k] = levels_wide * range[k];
-        try_affine(g, low, inverse, high, best);
-    }
-    for (int again = 0; again < 2; again++) {
-        float offset[LANES];
-        for (uint32_t k = 0; k < LANES; k++) {
-            inverse[k] = inverse_of(best->scale[k]);
-            offset[k] = best->min[k];
-        }
-        try_affine(g, offset, inverse, high, best);
-    }
-}
-
 /* The error of levels with scale and min, and the min that would fit those levels best. */
 ENCODE_FN void affine_errors(const groups *g, const affine *a, const float *scale, const float *min, float high, float *error,
                           float *better_min) {
@@ -273,6 +238,55 @@ ENCODE_FN void affine_errors(const groups *g, const affine *a, const float *scal
         error[k] = sum[k];
         better_min[k] = a->sum_w[k] > 0.0f ? (a->sum_x[k] - part) / a->sum_w[k] : 0.0f;
     }
+}
+
+/* Takes a plain scale and min where they are better by their own error: try_affine's is a difference of sums, of which nothing is left
+ * where weights lie close together and far from zero. */
+ENCODE_FN void prefer_better(const groups *g, const float *min, const float *scale, float high, affine *best) {
+    float plain[LANES], found[LANES], unused[LANES];
+    affine_errors(g, best, scale, min, high, plain, unused);
+    affine_errors(g, best, best->scale, best->min, high, found, unused);
+    for (uint32_t k = 0; k < LANES; k++) {
+        if (found[k] <= plain[k]) continue;
+        best->scale[k] = scale[k];
+        best->min[k] = min[k];
+    }
+}
+
+enum { AFFINE_STEPS = 20 };
+ENCODE_FN void search_affine(const groups *g, float high, float first, float step, affine *best) {
+    float low[LANES] = {0}, top[LANES], range[LANES], inverse[LANES], first_scale[LANES];
+    memset(best, 0, sizeof *best);
+    memcpy(top, g->x[0], sizeof top);
+    for (uint32_t i = 0; i < g->n; i++)
+        for (uint32_t k = 0; k < LANES; k++) {
+            const float x = g->x[i][k], wx = g->w[i][k] * x, wx2 = wx * x;
+            low[k] = x < low[k] ? x : low[k];
+            top[k] = x > top[k] ? x : top[k];
+            best->sum_w[k] += g->w[i][k];
+            best->sum_x[k] += wx;
+            best->sum_x2[k] += wx2;
+        }
+    for (uint32_t k = 0; k < LANES; k++) {
+        best->min[k] = low[k];
+        best->error[k] = best->sum_x2[k] + 1.0f;
+        best->scale[k] = first_scale[k] = (top[k] - low[k]) / high;
+        range[k] = inverse_of(top[k] - low[k]);
+    }
+    for (int s = 0; s <= AFFINE_STEPS; s++) {
+        const float levels_wide = high + (first + step * (float)s);
+        for (uint32_t k = 0; k < LANES; k++) inverse[k] = levels_wide * range[k];
+        try_affine(g, low, inverse, high, best);
+    }
+    for (int again = 0; again < 2; again++) {
+        float offset[LANES];
+        for (uint32_t k = 0; k < LANES; k++) {
+            inverse[k] = inverse_of(best->scale[k]);
+            offset[k] = best->min[k];
+        }
+        try_affine(g, offset, inverse, high, best);
+    }
+    prefer_better(g, low, first_scale, high, best);
 }
 
 ENCODE_FN float clamped(float v, float high) {
