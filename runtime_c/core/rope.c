@@ -37,10 +37,12 @@ ak42_status rope_check(const ak42_model *model, ak42_error *err) {
     return AK42_STATUS_OK;
 }
 
-/* 1 / theta^(2i / rotary_dim), in f32 as the models were trained. */
-static float plain_frequency(float theta, uint32_t i, uint32_t rotary_dim) {
-    return 1.0f / powf(theta, (float)(2 * i) / (float)rotary_dim);
+/* 1 / (factor * theta^(2i / rotary_dim)), in f32 and in that order, as the models were trained: a unit in the last place is a phase of
+ * 5e-4 at position 8192. */
+static float stretched_frequency(float theta, uint32_t i, uint32_t rotary_dim, float factor) {
+    return 1.0f / (factor * powf(theta, (float)(2 * i) / (float)rotary_dim));
 }
+static float plain_frequency(float theta, uint32_t i, uint32_t rotary_dim) { return stretched_frequency(theta, i, rotary_dim, 1.0f); }
 
 /* The pair, counted in fractions, that turns so often within the original context. */
 static double yarn_pair(const model_config *c, double turns) {
@@ -77,10 +79,12 @@ static void global_frequencies(float *inv_freq, const ak42_model *model, uint32_
     const float theta = c->rope_scaling == ROPE_SCALING_DYNAMIC ? dynamic_theta(c, n_ctx) : c->rope_theta;
     const role by_length = n_ctx > c->rope_original_ctx ? ROLE_ROPE_LONG : ROLE_ROPE_SHORT;
     /* a file's own factors hold all scaling */
-    const tensor *factors = factors_of(model, c->rope_scaling == ROPE_SCALING_LONGROPE ? by_length : ROLE_ROPE_FREQS);
+    const bool longrope = c->rope_scaling == ROPE_SCALING_LONGROPE;
+    const tensor *factors = factors_of(model, longrope ? by_length : ROLE_ROPE_FREQS);
     const bool linear = c->rope_scaling == ROPE_SCALING_LINEAR && !factors;
     for (uint32_t i = 0; i < c->rotary_dim / 2; i++)
-        inv_freq[i] = plain_frequency(theta, i, c->rotary_dim) / (linear ? c->rope_factor : factor_at(factors, i));
+        inv_freq[i] = longrope ? stretched_frequency(theta, i, c->rotary_dim, factor_at(factors, i))
+            : plain_frequency(theta, i, c->rotary_dim) / (linear ? c->rope_factor : factor_at(factors, i));
 }
 
 void rope_frequencies(float *inv_freq, const ak42_model *model, uint32_t n_ctx) {
