@@ -71,7 +71,7 @@ PRESETS = (
     Preset("smaug-bpe", _SPLIT_LLAMA3),
     Preset("qwen2", _SPLIT_QWEN2),
     Preset("deepseek-r1-qwen", _SPLIT_QWEN2),
-    Preset("qwen35", (ADDED_STEP, split(_QWEN35))),
+    Preset("qwen35", (_NFC, ADDED_STEP, split(_QWEN35))),
     Preset("tekken", (ADDED_STEP, split(_TEKKEN)), ignore_merges=True, add_bos=True),
     Preset("gpt-4o", _SPLIT_GPT4O),
     Preset("llama4", _SPLIT_GPT4O),
