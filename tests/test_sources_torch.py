@@ -119,6 +119,18 @@ def test_views_and_transposed_matrices_are_read(tmp_path: Path, opened: Callable
     assert "model.norm.weight: a tensor with strides (2,) is not supported" in refused(folder, UnsupportedError)
 
 
+def test_a_file_without_checksums_is_read(tmp_path: Path, opened: Callable[..., Source]) -> None:
+    """torch writes zeros in their place where it is told to compute none."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        folder = torch_folder(tmp_path / "hf", SPEC)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    with zipfile.ZipFile(folder / "pytorch_model.bin") as file:
+        assert {member.CRC for member in file.infolist()} == {0}
+    check_weights(opened(folder), SPEC)
+
+
 def test_safetensors_win(tmp_path: Path, opened: Callable[..., Source]) -> None:
     folder = models.make_hf_model_numpy(tmp_path / "hf", SPEC)
     (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
