@@ -288,6 +288,14 @@ def test_a_value_that_does_not_fit_is_refused(folder: Callable[..., Path], tmp_p
     )
 
 
+@pytest.mark.parametrize(("type_name", "value"), [("iq4_nl", 1e36), ("iq4_nl", 1e38), ("q4_0", 1e38)])
+def test_a_search_that_finds_no_scale_is_refused(folder: Callable[..., Path], tmp_path: Path, type_name: str, value: float) -> None:
+    """Sums of such weights' squares are infinite, so that no scale is better than none: zeros must not be written."""
+    path = folder(spoil("model.layers.0.mlp.up_proj.weight", {64 * 5 + at: value for at in range(64)}))
+    with pytest.raises(RefusedError, match=f"up_proj.weight: expected weights that fit {type_name}, found 1e.3[68] at row 5, "):
+        converter.convert(path, tmp_path / "m.gguf", type=type_name, encoder=encode)
+
+
 # ---- what encoding costs ----
 
 
