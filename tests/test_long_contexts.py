@@ -1,5 +1,5 @@
-"""Thousands of positions behind a longrope's original context: a unit in the last place of a frequency is a phase of 5e-4 at position
-8192, which tests of a few dozen tokens do not show. transformers is the reference.
+"""Thousands of positions behind a longrope's original context: a unit in the last place of a frequency is a phase of 5e-4 at
+position 8192, which tests of a few dozen tokens do not show. transformers is the reference.
 """
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ N = 4000
 
 def phi3_config() -> dict[str, object]:
     """A tiny Phi-3 with factors like those of its published long-context models."""
-    long = [1.08, 1.11, 1.14, 1.34, 1.59, 1.6, 1.62, 2.62, 3.23, 3.23, 4.79, 7.4, 7.7, 9.09, 12.2, 17.67, *np.linspace(24.46, 64.3, 32).round(2)]
+    long = [1.08, 1.11, 1.14, 1.34, 1.59, 1.6, 1.62, 2.62, 3.23, 3.23, 4.79, 7.4, 7.7, 9.09, 12.2, 17.67,
+            *np.linspace(24.46, 64.3, 32).round(2)]
     short = [1.0, 1.02, 1.03, 1.03, *[1.05] * 5, 1.07, 1.1, 1.11, 1.16, *np.linspace(1.2, 2.8, 35).round(2)]
     return {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "hidden_size": 192, "num_attention_heads": 2,
             "num_key_value_heads": 2, "intermediate_size": 128, "num_hidden_layers": 3, "vocab_size": 203, "hidden_act": "silu",
