@@ -55,7 +55,8 @@ def test_what_is_easy_is_exact(name: str) -> None:
 @pytest.mark.parametrize("spread", [1e-2, 1e-3, 1e-4])
 @pytest.mark.parametrize("name", SEARCHED)
 def test_weights_that_hardly_differ(name: str, spread: float) -> None:
-    """Near a constant c an error is at most what the spread needs, or half a step of the 6 bits (Q2_K: 4 bits) of a scale."""
+    """Near a constant an error is at most the spread and half a step of the scale and of the min: of 63 (Q2_K: 15) for a type with
+    mins, of 32 for a type without, whose scales are signed."""
     values = (1 + spread * np.random.default_rng(5).random((64, 256))).astype(np.float32)
     for constant in (1.0, -1.0, 0.02):
         weights = values * np.float32(constant)

@@ -12,7 +12,7 @@ import test_tokenizer_parity as parity
 from converter.errors import ConvertError, FormatError, UnsupportedError
 from converter.tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER, Vocab
 from converter.tokenizer_presets import PRESETS
-from converter.tokenizer_steps import ADDED_STEP, SPLIT, SPLIT_GPT2, Step, spm_steps, split, to_letters
+from converter.tokenizer_steps import ADDED_STEP, NFC, SPLIT, SPLIT_GPT2, Step, spm_steps, split, to_letters
 from tokenizer_support import FORMAT, UNSUPPORTED, Tokenizer, TokenizerError, generated
 
 
@@ -79,6 +79,17 @@ def test_presets(tmp_path: Path, bpe_vocab: Vocab, preset) -> None:
     same_ids(from_c, Tokenizer(Vocab.from_gguf(keys).to_tokn()), 400, vocab)
     written = vocab.to_gguf()["tokenizer.ggml.pre"]
     assert next(p for p in PRESETS if p.name == written).steps == preset.steps
+
+
+def test_qwen35_is_its_tokenizer_s(tmp_path: Path, bpe_vocab: Vocab) -> None:
+    """The steps of the name are those that transformers' own class has, form C among them, and its tokenizer.json gets the name."""
+    from transformers import Qwen3_5Tokenizer
+
+    Qwen3_5Tokenizer().save_pretrained(tmp_path)
+    steps = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert steps["normalizer"] == {"type": "NFC"}
+    pattern = steps["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"]
+    assert replace(bpe_vocab, steps=(Step(NFC), ADDED_STEP, split(pattern))).to_gguf()["tokenizer.ggml.pre"] == "qwen35"
 
 
 @pytest.mark.parametrize("family", parity.FAMILIES, ids=lambda family: family.__name__)
