@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 Encoder = Callable[[str, np.ndarray, int], "np.ndarray | None"]
 
 CHUNK_WEIGHTS = 1 << 20            # weights that are f32 at a time
-FITS_ALWAYS = 1e5                  # weights up to here have a scale in every type; smaller ones may round to zero
 
 
 class TensorStream:
@@ -119,14 +118,10 @@ class TensorStream:
         return np.concatenate(found)
 
     def _check_fit(self, values: np.ndarray, decoded: np.ndarray, begin: int) -> None:
-        sizes, decoded = np.abs(values).reshape(-1, self._columns), decoded.reshape(-1, self._columns)
         fits = np.isfinite(decoded)
-        rows, largest = np.arange(len(sizes)), sizes.argmax(axis=1)
-        # a search whose sums overflow finds no scale at all: a row's largest weight is then zero
-        fits[rows, largest] &= (decoded[rows, largest] != 0) | (sizes[rows, largest] < FITS_ALWAYS)
         if fits.all():
             return
-        place = int(np.argmax(np.where(fits, -1, sizes)))                # of a block that overflows, the weight that made it
+        place = int(np.argmax(np.where(fits, -1, np.abs(values))))       # of a block that overflows, the weight that made it
         value = float(values.reshape(-1)[place])
         row, column = divmod(place, self._columns)
         remedy = "use --type f32" if self._kind.name == "bf16" else "use --type bf16 or f32"

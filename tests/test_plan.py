@@ -289,9 +289,10 @@ def test_a_value_that_does_not_fit_is_refused(folder: Callable[..., Path], tmp_p
 
 
 @pytest.mark.parametrize(("type_name", "value"), [("iq4_nl", 1e36), ("iq4_xs", 1e36), ("q6_k", 1e20), ("q3_k", 1e38)])
-def test_a_search_that_finds_no_scale_is_refused(folder: Callable[..., Path], tmp_path: Path, type_name: str, value: float) -> None:
-    """Sums of such weights' squares are infinite, so that no scale is better than none: zeros must not be written."""
-    path = folder(spoil("model.layers.0.mlp.up_proj.weight", {256 * 5 + at: value for at in range(32)}), dim=256, hidden_dim=256, head_dim=64)
+def test_weights_too_large_to_search_a_scale_for(folder: Callable[..., Path], tmp_path: Path, type_name: str, value: float) -> None:
+    """Sums of such weights' squares would be infinite, so that no scale would be better than none: zeros must not be written."""
+    up = {256 * 5 + at: value for at in range(32)}
+    path = folder(spoil("model.layers.0.mlp.up_proj.weight", up), dim=256, hidden_dim=256, head_dim=64)
     with pytest.raises(RefusedError) as caught:
         converter.convert(path, tmp_path / "m.gguf", type=type_name, encoder=encode)
     assert f"up_proj.weight: expected weights that fit {type_name}, found {value:g} at row 5, column 0; " in str(caught.value)

@@ -64,6 +64,31 @@ def test_weights_that_hardly_differ(name: str, spread: float) -> None:
         assert error <= spread + (1 / 30 if name == "q2_k" else 1 / 63), constant
 
 
+@pytest.mark.parametrize("name", SEARCHED)
+def test_weights_of_every_size_are_near_or_not_finite(name: str) -> None:
+    """From where a half of d is no longer a subnormal on: as near as ever, and beyond what the type holds never a wrong number."""
+    values = weights() / np.float32(0.02)
+    for exponent in range(-1, 38):
+        scaled = values * np.float32(10.0**exponent)
+        decoded = TYPES[name].decode(encode(name, scaled), scaled.shape[1])
+        fits = np.isfinite(decoded)
+        assert fits.all() or exponent > 5, exponent
+        assert not fits.any() or exponent < 9, exponent
+        assert np.abs(decoded - scaled)[fits].max(initial=0) <= 8 * WORST[name] * 10.0**exponent
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_one_weight_too_large_leaves_nothing_of_its_block(name: str) -> None:
+    length = BLOCKS[name][0]
+    for value in (1e10, -1e20, 3e38, np.inf, -np.inf, np.nan):
+        values = weights()
+        values[3, length + 5] = value
+        decoded = TYPES[name].decode(encode(name, values), values.shape[1])
+        block = np.zeros(values.shape, bool)
+        block[3, length:2 * length] = True
+        assert np.array_equal(~np.isfinite(decoded), block), value
+
+
 def test_rows_do_not_know_of_each_other() -> None:
     values = weights()
     for name in SEARCHED:

@@ -76,12 +76,17 @@ ENCODE_FN float square_root(float x) {
     return y;
 }
 
-/* Groups first .. first + count - 1 of src; the lanes left over repeat the first. */
+/* No type holds larger weights, and no sum of theirs overflows below; NaN counts as one. */
+#define TOO_LARGE 1e9f
+
+/* Groups first .. first + count - 1 of src; the lanes left over repeat the first. What is too large is so by little: the search goes its
+ * usual way, and the half that is to hold its scale is infinite. */
 ENCODE_FN void take_groups(groups *g, const float *src, uint32_t n, uint32_t count, weighting weighting) {
     g->n = n;
     for (uint32_t lane = 0; lane < LANES; lane++) {
-        const float *from = src + (lane < count ? lane : 0) * n;
-        float mean = 0.0f;
+        const float *taken = src + (lane < count ? lane : 0) * n;
+        float from[GROUP_MAX], mean = 0.0f;
+        for (uint32_t i = 0; i < n; i++) from[i] = magnitude_of(taken[i]) < TOO_LARGE ? taken[i] : TOO_LARGE;
         if (weighting == WEIGHT_MEAN_AND_MAGNITUDE) {
             for (uint32_t i = 0; i < n; i++) {
                 const float square = from[i] * from[i];

@@ -268,7 +268,9 @@ ak42_status ak42_session_sample(const ak42_session *session, const ak42_sampler_
 /* ---- tools ---- */
 
 /* Rows of f32 to the blocks of a type, row-major as in files. type is a GGUF or ak42 type id; group_size is for int8 groups.
- * dst_bytes must be the exact size. ARG where the type cannot be written or does not divide the rows; n_threads 0: default. */
+ * dst_bytes must be the exact size. ARG where the type cannot be written or does not divide the rows; n_threads 0: default. A block with
+ * a weight that its type cannot hold (or NaN) is not refused: it decodes to what is not finite. MXFP4 holds every finite weight, and
+ * has no code for others. */
 ak42_status ak42_quantize(uint32_t type, uint32_t group_size, const float *src, size_t rows, size_t columns,
                           void *dst, size_t dst_bytes, int32_t n_threads, ak42_error *err);
 ak42_status ak42_dequantize(uint32_t type, uint32_t group_size, const void *src, size_t src_bytes, size_t rows, size_t columns,
