@@ -9,7 +9,7 @@ import re
 import threading
 from typing import Any, NoReturn
 
-from .errors import BY_CODE, CANCELLED, ArgumentError, ModelIOError, ModelNotFoundError, PyllamaError
+from .errors import BY_CODE, CANCELLED, ArgumentError, ModelIOError, ModelNotFoundError, PyllamaError, shown
 
 try:
     from ._ak42 import ffi, lib
@@ -80,19 +80,19 @@ def path_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         raw = os.fsencode(path)
     except (TypeError, UnicodeError):
-        raise ArgumentError(f"path: expected a path, found {path!r:.80}") from None
+        raise ArgumentError(f"path: expected a path, found {shown(path)}") from None
     if not raw or b"\0" in raw:
-        raise ArgumentError(f"path: expected a file's name, found {path!r:.80}")
+        raise ArgumentError(f"path: expected a file's name, found {shown(path)}")
     return raw
 
 
 def int32(name: str, value: object, low: int = -(2**31), high: int = 2**31 - 1) -> int:
     """An option that C takes as int32, checked before it is cut off."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ArgumentError(f"{name}: expected a whole number, found {value!r:.80}")
+        raise ArgumentError(f"{name}: expected a whole number, found {shown(value)}")
     number = value.__index__()
     if not low <= number <= high:
-        raise ArgumentError(f"{name}: expected {low} to {high}, found {number}")
+        raise ArgumentError(f"{name}: expected {low} to {high}, found {shown(number)}")
     return number
 
 
@@ -107,12 +107,12 @@ def token_ids(ids: Any) -> tuple[Any, int]:
     try:
         values = list(ids)
     except TypeError:
-        raise ArgumentError(f"token ids: expected a list of whole numbers, found {ids!r:.80}") from None
+        raise ArgumentError(f"token ids: expected a list of whole numbers, found {shown(ids)}") from None
     try:
         return ffi.new("int32_t[]", values), len(values)
     except (TypeError, OverflowError):
         wrong = next((i for i in values if not hasattr(i, "__index__") or not -(2**31) <= i.__index__() < 2**31), None)
-        raise ArgumentError(f"token ids: expected whole numbers of 32 bits, found {wrong!r:.80}") from None
+        raise ArgumentError(f"token ids: expected whole numbers of 32 bits, found {shown(wrong)}") from None
 
 
 def build_info() -> str:

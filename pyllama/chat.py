@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ._native import lib
-from .errors import TemplateError
+from .errors import TemplateError, shown
 from .template import Template, plain, strings
 from .tokenizer import Tokenizer, text_bytes
 
@@ -47,7 +47,7 @@ def checked_messages(messages: Sequence[dict]) -> list[dict]:
         raise TemplateError("messages: expected at least one message, found none")
     for number, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise TemplateError(f'messages[{number}]: expected {{"role": .., "content": ..}}, found {message!r:.60}')
+            raise TemplateError(f'messages[{number}]: expected {{"role": .., "content": ..}}, found {shown(message)}')
     return plain(list(messages))
 
 

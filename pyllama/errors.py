@@ -102,6 +102,15 @@ BY_CODE: dict[int, type[PyllamaError]] = {
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 
+def shown(value: object) -> str:
+    """A caller's value for the end of an error's line: at most 80 characters; its type's name where it has no repr (numbers of
+    thousands of digits, lists within lists without end)."""
+    try:
+        return repr(value)[:80]
+    except Exception:
+        return type(value).__name__
+
+
 def printable(text: str, keep: str = "") -> str:
     """Text from a file or a model as it may be shown on a terminal: what would move the cursor, end the line or turn the
     direction of writing is written as an escape. Characters in `keep` stay."""

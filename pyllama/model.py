@@ -22,7 +22,7 @@ from ._native import (
     path_bytes,
     raise_status,
 )
-from .errors import ArgumentError, ClosedError, FormatError, TemplateError, UnsupportedError
+from .errors import ArgumentError, ClosedError, FormatError, TemplateError, UnsupportedError, shown
 from .sampling import GenerationOptions, takes_options
 from .session import Session
 from .tokenizer import Tokenizer
@@ -312,7 +312,7 @@ def _c_string(name: str, value: str | None) -> Any:
     except (TypeError, UnicodeError):
         raw = b"\0"
     if b"\0" in raw:
-        raise ArgumentError(f"{name}: expected a name, found {value!r:.40}")
+        raise ArgumentError(f"{name}: expected a name, found {shown(value)}")
     return ffi.new("char[]", raw)
 
 

@@ -7,11 +7,12 @@ import functools
 import inspect
 import math
 import os
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
-from .errors import ArgumentError
+from .errors import ArgumentError, shown
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -25,7 +26,7 @@ class GenerationOptions:
     min_p: only tokens at least this fraction as likely as the most likely one; 0 is off.
     repetition_penalty: tokens of the prompt and of the text so far become less likely by this factor; 1 is off.
     seed: 0 to 2^64 - 1, the same seed gives the same text; None draws one (Generation.seed tells it).
-    stop: a string or several; generation ends before the first of them."""
+    stop: a string, or a list of them; generation ends before the first of them."""
 
     max_new_tokens: int = 128
     temperature: float = 0.8
@@ -34,7 +35,7 @@ class GenerationOptions:
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
-    stop: str | Sequence[str] | None = None
+    stop: str | list[str] | tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         _whole("max_new_tokens", self.max_new_tokens, 2**31 - 1)
@@ -43,12 +44,13 @@ class GenerationOptions:
         _real("top_p", self.top_p, 0.0, 1.0)
         _real("min_p", self.min_p, 0.0, 1.0)
         _real("repetition_penalty", self.repetition_penalty, 0.0, math.inf)
-        if self.repetition_penalty == 0:
-            raise ArgumentError("repetition_penalty: expected more than 0, found 0")
+        if _f32(self.repetition_penalty) == 0:
+            raise ArgumentError(f"repetition_penalty: expected more than 0, found {shown(self.repetition_penalty)}")
         if self.seed is not None:
             _whole("seed", self.seed, 2**64 - 1)
-        if not all(isinstance(text, str) and text for text in self.stops):
-            raise ArgumentError(f"stop: expected a text or texts that are not empty, found {self.stop!r:.80}")
+        # a generator would be used up by this look, and what is no sequence has no order or is not meant
+        if not isinstance(self.stop, str | list | tuple | None) or not all(isinstance(text, str) and text for text in self.stops):
+            raise ArgumentError(f"stop: expected a text or a list of texts that are not empty, found {shown(self.stop)}")
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -63,16 +65,25 @@ class GenerationOptions:
 
 def _whole(name: str, value: object, high: int) -> None:
     if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= value.__index__() <= high:
-        raise ArgumentError(f"{name}: expected a whole number from 0 to {high}, found {value!r:.80}")
+        raise ArgumentError(f"{name}: expected a whole number from 0 to {high}, found {shown(value)}")
 
 
 def _real(name: str, value: object, low: float, high: float) -> None:
     try:
-        number = float(value)  # type: ignore[arg-type]
+        number = _f32(value)
     except (TypeError, ValueError):
-        raise ArgumentError(f"{name}: expected a number, found {value!r:.80}") from None
-    if isinstance(value, str) or not low <= number <= high or math.isinf(number):
-        raise ArgumentError(f"{name}: expected a number from {low:g} to {high:g}, found {value!r:.80}")
+        raise ArgumentError(f"{name}: expected a number, found {shown(value)}") from None
+    if isinstance(value, str | bool) or not low <= number <= high or math.isinf(number):
+        raise ArgumentError(f"{name}: expected a number from {low:g} to {high:g}, found {shown(value)}")
+
+
+def _f32(value: object) -> float:
+    """What C will see; infinite where its float is too small for it."""
+    try:
+        (number,) = struct.unpack("f", struct.pack("f", float(value)))  # type: ignore[arg-type]
+    except OverflowError:
+        return math.inf
+    return number  # type: ignore[no-any-return]
 
 
 def takes_options(method: Method) -> Method:

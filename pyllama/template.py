@@ -42,6 +42,7 @@ MAX_SOURCE = 256 * 1024  # characters of a template
 MAX_OUTPUT = 4 * 1024 * 1024  # characters of a rendered conversation
 MAX_TOKENS = 20_000  # of a template's source; the largest in use have 4,000
 MAX_RANGE = 10_000
+MAX_DEPTH = 64  # lists and mappings within one another in a conversation
 
 # The charges' names: no template can spell them.
 STEP, TICK, MADE, CONCAT = "ak42 step", "ak42 tick", "ak42 made", "ak42 concat"
@@ -396,8 +397,10 @@ def _line_of(trace: types.TracebackType | None) -> int | None:
     return line
 
 
-def plain(value: Any, where: str = "messages") -> Any:
-    """A copy made of JSON's types alone: a template gets hold of nothing else."""
+def plain(value: Any, where: str = "messages", depth: int = 0) -> Any:
+    """A copy made of JSON's types alone, not nested without end: a template gets hold of nothing else."""
+    if depth > MAX_DEPTH:
+        raise TemplateError(f"{where}: expected at most {MAX_DEPTH} lists and mappings within one another, found more")
     if value is None or type(value) in (bool, int, float):
         return value
     if isinstance(value, str):
@@ -408,9 +411,9 @@ def plain(value: Any, where: str = "messages") -> Any:
             raise TemplateError(f"{where}: expected Unicode text, found half a surrogate pair at character {error.start}") from None
         return text
     if isinstance(value, Mapping):
-        return {plain(key, where): plain(item, f"{where}.{key}"[:80]) for key, item in value.items()}
+        return {plain(key, where, depth + 1): plain(item, f"{where}.{key}"[:80], depth + 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item, f"{where}[{number}]"[:80]) for number, item in enumerate(value)]
+        return [plain(item, f"{where}[{number}]"[:80], depth + 1) for number, item in enumerate(value)]
     raise TemplateError(f"{where}: expected text, numbers, lists and mappings, found {type(value).__name__}")
 
 

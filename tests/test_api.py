@@ -596,7 +596,9 @@ def test_stop_filter_holds_back_what_may_be_a_stop() -> None:
     {"temperature": float("nan")}, {"temperature": float("inf")}, {"temperature": "hot"}, {"temperature": None}, {"top_k": -1},
     {"top_k": 2.0}, {"top_p": 1.01}, {"top_p": -0.01}, {"top_p": float("nan")}, {"min_p": 2}, {"repetition_penalty": 0},
     {"repetition_penalty": -1.0}, {"repetition_penalty": float("inf")}, {"seed": -1}, {"seed": 2**64}, {"seed": 1.0}, {"stop": ""},
-    {"stop": [""]}, {"stop": [1]}, {"stop": ["a", ""]},
+    {"stop": [""]}, {"stop": [1]}, {"stop": ["a", ""]}, {"stop": 5}, {"stop": {"a": 1}}, {"stop": iter(["a"])}, {"stop": b"a"},
+    {"temperature": 10**400}, {"temperature": 1e39}, {"top_p": 10**5000}, {"top_k": 10**5000}, {"repetition_penalty": 1e-46},
+    {"min_p": True},
 ])  # fmt: skip
 def test_wrong_generation_options(model: pyllama.Model, options: dict) -> None:
     with pytest.raises(pyllama.ArgumentError, match=next(iter(options))):

@@ -177,9 +177,13 @@ def test_a_conversation_goes_on_in_one_session(model: pyllama.Model) -> None:
         assert 0 < len(rest) < len(model.encode_chat(messages)) and session.ids == held[: session.position]
 
 
+ENDLESS: list = [{"role": "user"}]
+ENDLESS[0]["content"] = ENDLESS
+
+
 @pytest.mark.parametrize("messages", [
     [], "hello", {"role": "user"}, [{"content": "x"}], [{"role": 5, "content": "x"}], ["x"], [{"role": "user", "content": {1, 2}}],
-    [{"role": "user", "content": "half \ud800"}], [{"role": "user", "content": object()}], None, 7,
+    [{"role": "user", "content": "half \ud800"}], [{"role": "user", "content": object()}], None, 7, ENDLESS,
 ])  # fmt: skip
 def test_wrong_messages(model: pyllama.Model, messages: object) -> None:
     with pytest.raises(pyllama.TemplateError, match="messages"):
