@@ -7,7 +7,7 @@ Called by plan.py, the sources and the targets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,6 +119,8 @@ _FUSED = (
     Fused("blk.{}.attn_qkv.weight", "model.layers.{}.self_attn.qkv_proj.weight", ("wq", "wk", "wv")),
     Fused("blk.{}.ffn_up.weight", "model.layers.{}.mlp.gate_up_proj.weight", ("w1", "w3")),
 )
+# What a GGUF file of any architecture may have as one: llama.cpp's converter joins them when asked to.
+_JOINED = (_FUSED[0], Fused("blk.{}.attn_qkv.bias", "", ("bq", "bk", "bv")))
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ class Piece:
 def hf_pieces(config: ModelConfig) -> dict[str, list[Piece]]:
     """GGUF name -> the pieces that make up the tensor in Hugging Face's format, in order: one an expert, or part of a fused one."""
     found = {}
-    fused = _fused_pieces(config, lambda one: one.hf)
+    fused = _fused_pieces(config, _FUSED, lambda one: one.hf) if config.facts.fused else {}
     for tensor in ARCHITECTURES[config.architecture].tensors(config):
         if tensor.name in fused:
             found[tensor.name] = [fused[tensor.name]]
@@ -241,27 +243,31 @@ def hf_pieces(config: ModelConfig) -> dict[str, list[Piece]]:
     return found
 
 
-def gguf_pieces(config: ModelConfig, rope_freqs: bool = False) -> dict[str, Piece]:
-    """Name -> the piece of a GGUF file's tensor that it is; all of one, but where the architecture's files have fused ones."""
-    fused = _fused_pieces(config, lambda one: one.gguf)
+def gguf_pieces(config: ModelConfig, rope_freqs: bool = False, present: Container[str] = ()) -> dict[str, Piece]:
+    """Name -> the piece of a GGUF file's tensor that it is; all of one, but where the architecture's files have fused ones, or where
+    this file, whose tensors' names are `present`, has."""
+    table, wanted = (_FUSED, None) if config.facts.fused else (_JOINED, present)
+    fused = _fused_pieces(config, table, lambda one: one.gguf, wanted)
     return {tensor.name: fused.get(tensor.name) or Piece(tensor.name, 0, tensor.n_rows, tensor.shape)
             for tensor in ARCHITECTURES[config.architecture].tensors(config, rope_freqs)}
 
 
-def _fused_pieces(config: ModelConfig, spelled: Callable[[Fused], str]) -> dict[str, Piece]:
-    """Name -> its place in a fused tensor, of an architecture that has such."""
-    if not config.facts.fused:
-        return {}
+def _fused_pieces(config: ModelConfig, table: tuple[Fused, ...], spelled: Callable[[Fused], str],
+                  wanted: Container[str] | None = None) -> dict[str, Piece]:
+    """Name -> its place in a fused tensor, of those that are wanted. Of a vector it counts weights, not rows."""
     sizes = letter_sizes(config)
     roles = {role.role: role for role in ROLES}
     found = {}
-    for one in _FUSED:
-        rows = [sizes[roles[role].shape[0]] for role in one.roles]
-        for layer in range(config.n_layers):
+    for one in table:
+        shapes = [tuple(sizes[letter] for letter in roles[role].shape) for role in one.roles]
+        rows = sum(shape[0] for shape in shapes)
+        for name, layer in ((spelled(one).format(layer), layer) for layer in range(config.n_layers)):
+            if wanted is not None and name not in wanted:
+                continue
             begin = 0
-            for role, count in zip(one.roles, rows, strict=True):
-                found[roles[role].gguf.format(layer)] = Piece(spelled(one).format(layer), begin, count, (sum(rows), config.dim))
-                begin += count
+            for role, shape in zip(one.roles, shapes, strict=True):
+                found[roles[role].gguf.format(layer)] = Piece(name, begin, shape[0], (rows, *shape[1:]))
+                begin += shape[0]
     return found
 
 

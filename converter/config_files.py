@@ -30,7 +30,7 @@ from .config import (
 from .config_layers import flags_of
 from .config_rope import YARN_BETA_FAST, YARN_BETA_SLOW, yarn_sharpening
 from .errors import FormatError, UnsupportedError, escape
-from .families import AFTER, ARCHITECTURES, BEFORE, BOTH, EXPERTS, FAMILIES, NO_ROPE, NO_SCALES, OF_GGUF, WINDOW, Facts, Family
+from .families import AFTER, ALIASES, ARCHITECTURES, BEFORE, BOTH, EXPERTS, FAMILIES, NO_ROPE, NO_SCALES, OF_GGUF, WINDOW, Facts, Family
 from .fields import Fields, show
 
 # -- GGUF keys ---------------------------------------------------------------------------------------------------------------
@@ -65,12 +65,12 @@ def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: 
         top.absent("general.architecture")
     elif not isinstance(stated, str):
         top.wrong("general.architecture", "a name")
-    elif stated not in ARCHITECTURES:
+    elif stated not in ARCHITECTURES and stated not in ALIASES:
         top.unsupported("general.architecture", f"{', '.join(ARCHITECTURES)} are")
     top.finish()
-    facts = ARCHITECTURES[str(stated)]
+    facts = ARCHITECTURES[ALIASES.get(str(stated), str(stated))]
     shapes = shapes or {}
-    prefix = f"{facts.name}."
+    prefix = f"{stated}."
     fields = Fields({key[len(prefix):]: value for key, value in metadata.items() if key.startswith(prefix)}, name, prefix, top.log)
     for key, neutral in (NEUTRAL_GGUF | _NEUTRAL_HERE).items():
         value = fields.values.get(key)
@@ -111,7 +111,7 @@ def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: 
     config = replace(config, **_biases(config.hf_model_type, shapes))
     if config.rotary_dim != head_dim and not FAMILIES[config.hf_model_type].partial_rotary:
         fields.unsupported("rope.dimension_count", f"only the head's own length ({head_dim}) is")
-    check_heads(fields, config, (f"{facts.name}.embedding_length", "attention.head_count", "attention.head_count_kv",
+    check_heads(fields, config, (f"{prefix}embedding_length", "attention.head_count", "attention.head_count_kv",
                                  "attention.key_length"))
     return config, fields.finish()
 

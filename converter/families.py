@@ -72,6 +72,9 @@ ARCHITECTURES: dict[str, Facts] = {facts.name: facts for facts in (
     Facts("phi3", HALF_SPLIT, fused=True),
 )}
 
+# Other words of general.architecture for one of them, whose keys then begin with that word.
+ALIASES = {"mistral": "llama", "mistral3": "llama"}
+
 
 # -- Hugging Face's families ---------------------------------------------------------------------------------------------------
 

@@ -269,29 +269,29 @@ def test_a_saved_session_is_of_its_experts(case: Callable[[str], Case], tmp_path
         session.load(saved)
 
 
-# ---- a Mixtral of the first days ----
+# ---- GGUF files as other converters write them ----
+
+Tensors = list[tuple[str, np.ndarray, int]]                        # name, its bytes in gguf-py's shape, type
 
 
-def with_single_experts(path: Path, out: Path, change: Callable[[str, np.ndarray], tuple[str, np.ndarray] | None]) -> Path:
-    """A copy of a GGUF, by gguf-py, in which each expert's matrix is a tensor of its own; change may rename, alter or drop one."""
+def rewritten(path: Path, out: Path, change: Callable[[Tensors], Tensors], architecture: str = "", **added: float) -> Path:
+    """A copy of a GGUF, by gguf-py, without our keys, with changed tensors in no order that would help, and with the keys of an
+    architecture of another name and others beside them."""
     import gguf
 
     reader = gguf.GGUFReader(path)
-    writer = gguf.GGUFWriter(out, "llama")
+    before = reader.fields["general.architecture"].contents()
+    writer = gguf.GGUFWriter(out, architecture or before)
     for key, entry in reader.fields.items():
         if not key.startswith(("GGUF.", "ak42.", "general.architecture")):
             kind = entry.types[0]
             sub = entry.types[1] if kind == gguf.GGUFValueType.ARRAY else None
-            writer.add_key_value(key, entry.contents(), kind, sub_type=sub)
-    for tensor in reader.tensors:
-        values = np.array(tensor.data)
-        parts = [(tensor.name, values)]
-        if "_exps" in tensor.name:
-            parts = [(tensor.name.replace("_exps", f".{e}"), one) for e, one in enumerate(values)]
-        for name, one in parts[::-1]:                           # in no order that would help
-            made = change(name, one)
-            if made is not None:
-                writer.add_tensor(made[0], made[1], raw_dtype=tensor.tensor_type)
+            name = key.replace(f"{before}.", f"{architecture}.", 1) if architecture and key.startswith(f"{before}.") else key
+            writer.add_key_value(name, entry.contents(), kind, sub_type=sub)
+    for key, number in added.items():
+        writer.add_float32(f"{architecture or before}.{key}", number)
+    for name, values, kind in change([(t.name, np.array(t.data), t.tensor_type) for t in reader.tensors])[::-1]:
+        writer.add_tensor(name, values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -299,22 +299,87 @@ def with_single_experts(path: Path, out: Path, change: Callable[[str, np.ndarray
     return out
 
 
+def assert_all_readers_give(path: Path, ids: list[int], wanted: np.ndarray, folder: Path) -> None:
+    """The runtime from the file, and from what the converter makes of it."""
+    assert np.array_equal(evaluate(path, ids), wanted)
+    for suffix in (".bin", ".gguf"):
+        converter.convert(path, folder / f"new{suffix}")
+        assert np.array_equal(evaluate(folder / f"new{suffix}", ids), wanted)
+
+
+def joined_attention(tensors: Tensors) -> Tensors:
+    """q, k and v as one, matrices and biases: what llama.cpp's converter does with --fuse-qkv."""
+    by_name = {name: (values, kind) for name, values, kind in tensors}
+    out = []
+    for name, values, kind in tensors:
+        parts = [by_name[name.replace("attn_q.", f"attn_{letter}.")][0] for letter in "qkv"] if ".attn_q." in name else []
+        if parts:
+            out.append((name.replace("attn_q.", "attn_qkv."), np.concatenate(parts), kind))
+        elif ".attn_k." not in name and ".attn_v." not in name:
+            out.append((name, values, kind))
+    return out
+
+
+@pytest.mark.parametrize("type_name", ["keep", "f16", "bf16"])
+@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3-bias", "granite-bias", "gemma3"])
+def test_q_k_and_v_as_one(case: Callable[[str], Case], tmp_path: Path, name: str, type_name: str) -> None:
+    made = case(name)
+    path = made.file("gguf", type_name)
+    assert_all_readers_give(rewritten(path, tmp_path / "joined.gguf", joined_attention), made.ids, evaluate(path, made.ids), tmp_path)
+
+
+@pytest.mark.parametrize("cut", ["blk.1.attn_qkv.weight", "blk.0.attn_qkv.bias"])
+def test_q_k_and_v_as_one_of_other_rows_are_refused(case: Callable[[str], Case], tmp_path: Path, cut: str) -> None:
+    path = rewritten(case("qwen2").file("gguf"), tmp_path / "joined.gguf",
+                     lambda tensors: [(name, values[:-1] if name == cut else values, kind)
+                                      for name, values, kind in joined_attention(tensors)])
+    with pytest.raises(pyllama.FormatError, match=cut):
+        pyllama.Model(path)
+    with pytest.raises(converter.FormatError, match=cut):
+        converter.convert(path, tmp_path / "new.bin")
+
+
+@pytest.mark.parametrize(("name", "architecture"), [("mistral3", "mistral3"), ("mistral-nemo", "mistral")])
+def test_architectures_that_are_llama_s(case: Callable[[str], Case], tmp_path: Path, name: str, architecture: str) -> None:
+    """llama.cpp's converter gives Mistral Small 3.1 an architecture of its own, which is llama's with yarn."""
+    made = case(name)
+    path = rewritten(made.file("gguf"), tmp_path / "own.gguf", lambda tensors: tensors, architecture)
+    assert_all_readers_give(path, made.ids, evaluate(made.file("gguf"), made.ids), tmp_path)
+
+
+@pytest.mark.parametrize(("key", "value"), [("attention.temperature_scale", 0.1), ("rope.scaling.yarn_log_multiplier", 1.0)])
+def test_a_ministral_3_is_refused(case: Callable[[str], Case], tmp_path: Path, key: str, value: float) -> None:
+    """It has mistral3's architecture, and queries that grow with their position."""
+    path = rewritten(case("mistral3").file("gguf"), tmp_path / "own.gguf", lambda tensors: tensors, "mistral3", **{key: value})
+    with pytest.raises(pyllama.UnsupportedError, match=key):
+        pyllama.Model(path)
+    with pytest.raises(converter.UnsupportedError, match=key):
+        converter.convert(path, tmp_path / "new.bin")
+
+
+def with_single_experts(path: Path, out: Path, change: Callable[[str, np.ndarray], tuple[str, np.ndarray] | None]) -> Path:
+    """A Mixtral of the first days, in which each expert's matrix is a tensor of its own; change may rename, alter or drop one."""
+
+    def separate(tensors: Tensors) -> Tensors:
+        single = [(name.replace("_exps", f".{e}"), one, kind) for name, values, kind in tensors
+                  for e, one in (enumerate(values) if "_exps" in name else [("", values)])]
+        return [(*made, kind) for name, values, kind in single if (made := change(name, values)) is not None]
+
+    return rewritten(path, out, separate)
+
+
 @pytest.mark.parametrize("type_name", ["keep", "f16"])
 def test_experts_that_are_tensors_of_their_own(case: Callable[[str], Case], tmp_path: Path, type_name: str) -> None:
     made = case("mixtral")
     whole = made.file("gguf", type_name)
     old = with_single_experts(whole, tmp_path / "old.gguf", lambda name, values: (name, values))
-    wanted = evaluate(whole, made.ids)
-    assert np.array_equal(evaluate(old, made.ids), wanted)
-    for suffix in (".bin", ".gguf"):
-        converter.convert(old, tmp_path / f"new{suffix}")
-        assert np.array_equal(evaluate(tmp_path / f"new{suffix}", made.ids), wanted)
+    assert_all_readers_give(old, made.ids, evaluate(whole, made.ids), tmp_path)
 
 
 @pytest.mark.parametrize(("change", "says"), [
     (lambda name, values: None if name == "blk.1.ffn_up.2.weight" else (name, values), r"blk\.1\.ffn_up"),
     (lambda name, values: None if name == "blk.1.ffn_up.0.weight" else (name, values), r"blk\.1\.ffn_up"),
-    (lambda name, values: (name.replace("down.4", "down.7"), values), r"blk\.0\.ffn_down"),
+    (lambda name, values: (name.replace("down.4", "down.7"), values), r"blk\.\d\.ffn_down"),
     (lambda name, values: (name, values[:-1] if name == "blk.0.ffn_gate.3.weight" else values), r"blk\.0\.ffn_gate\.3\.weight"),
 ], ids=["one less", "no first", "another number", "another shape"])
 def test_experts_that_are_not_alike_are_refused(case: Callable[[str], Case], tmp_path: Path, change: Any, says: str) -> None:

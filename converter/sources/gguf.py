@@ -64,7 +64,7 @@ class GgufSource:
         self.warnings.extend(warnings)
         has_factors = "rope_freqs.weight" in self._tensors
         self._expected = expected_shapes(stated, has_factors)
-        self._pieces = gguf_pieces(stated, has_factors)
+        self._pieces = gguf_pieces(stated, has_factors, self._tensors)
         check_shapes(self.name, {piece.name: piece.shape for piece in self._pieces.values()}, shapes)
         self._check_types()
         self.rope_layout = ARCHITECTURES[stated.architecture].rope_gguf
@@ -107,7 +107,11 @@ class GgufSource:
     def read(self, name: str, begin: int, end: int) -> np.ndarray:
         piece = self._pieces[name]
         tensor = self._tensors[piece.name]
-        row_bytes = BY_ID[tensor.type_id].row_bytes(tensor.shape[-1])
+        kind = BY_ID[tensor.type_id]
+        if len(tensor.shape) == 1:                 # one row, of as many of its weights as are this vector's
+            first, size = kind.row_bytes(piece.begin), kind.row_bytes(self._expected[name][0])
+            return self._gguf.where[piece.name].read_array(tensor.offset + first, size).reshape(1, size)[begin:end]
+        row_bytes = kind.row_bytes(tensor.shape[-1])
         begin, end = begin + piece.begin, end + piece.begin
         if piece.name in self._experts:
             return self._read_experts(self._experts[piece.name], begin, end, row_bytes)

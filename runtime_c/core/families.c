@@ -35,8 +35,8 @@ static bool equals(const char *word, const char *name, uint64_t size) {
 }
 
 const family *family_of_gguf(const char *name, uint64_t size) {
-    /* some files name the architecture after the family that it was made for */
-    if (equals("mistral", name, size)) return &table[0];
+    /* some files name the architecture after the family that it was made for; converter/families.py has the same */
+    if (equals("mistral", name, size) || equals("mistral3", name, size)) return &table[0];
     for (size_t i = 0; i < ARRAY_LEN(table); i++)
         if (equals(table[i].gguf, name, size)) return &table[i];
     return NULL;

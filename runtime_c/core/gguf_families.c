@@ -13,7 +13,8 @@ void gguf_family_defaults(const gguf_file *g) {
     m->model_flags = f->model_flags;
     m->rope_theta_local = f->rope_theta_local;
     /* in the reference reader all families but that one may have them or not */
-    m->qkv_bias = f->flags & FAMILY_QKV_BIAS || container_find(g->c, "blk.0.attn_q.bias");
+    m->qkv_bias = f->flags & FAMILY_QKV_BIAS || container_find(g->c, "blk.0.attn_q.bias") ||
+                  container_find(g->c, "blk.0.attn_qkv.bias");
     m->qk_norm = f->flags & FAMILY_QK_NORM;
 }
 
@@ -85,14 +86,14 @@ static bool is_of_layer(const tensor *t, const char *suffix, uint32_t *layer) {
     return !strcmp(name, t->name);
 }
 
-/* Views of the rows of t, one part after another. */
+/* Views of the rows of t, a matrix (n_dims 2) or a vector of biases (1), one part after another. */
 static ak42_status add_parts(tensor *out, uint32_t *n, const container *c, const tensor *t, uint32_t layer, const part *parts,
-                             uint32_t n_parts, ak42_error *err) {
+                             uint32_t n_parts, uint32_t n_dims, ak42_error *err) {
     uint64_t rows = 0;
     for (uint32_t i = 0; i < n_parts; i++) rows += parts[i].rows;
-    if (t->n_dims != 2 || !rows || t->dims[0] != rows)
+    if (t->n_dims != n_dims || !rows || t->dims[0] != rows)
         return error_set(err, AK42_STATUS_FORMAT, "%s: tensor %s: expected %llu rows, found %llu", c->name, t->name,
-                         (unsigned long long)rows, (unsigned long long)(t->n_dims == 2 ? t->dims[0] : 1));
+                         (unsigned long long)rows, (unsigned long long)(t->n_dims == n_dims ? t->dims[0] : 1));
     const uint64_t row_bytes = t->nbytes / rows;
     uint64_t first = 0;
     for (uint32_t i = 0; i < n_parts; first += parts[i++].rows) {
@@ -110,9 +111,11 @@ static ak42_status add_parts(tensor *out, uint32_t *n, const container *c, const
 ak42_status gguf_split_fused(const gguf_file *g, ak42_error *err) {
     container *c = g->c;
     const model_config *m = &c->config;
-    if (!(g->family->flags & FAMILY_FUSED)) return AK42_STATUS_OK;
+    const bool fused = g->family->flags & FAMILY_FUSED;
+    if (!fused && !container_find(c, "blk.0.attn_qkv.weight")) return AK42_STATUS_OK;
     const uint64_t q = (uint64_t)m->n_heads * m->head_dim, kv = (uint64_t)m->n_kv_heads * m->head_dim;
     const part qkv[] = {{"attn_q.weight", q}, {"attn_k.weight", kv}, {"attn_v.weight", kv}};
+    const part biases[] = {{"attn_q.bias", q}, {"attn_k.bias", kv}, {"attn_v.bias", kv}};
     const part gate_up[] = {{"ffn_gate.weight", m->hidden_dim}, {"ffn_up.weight", m->hidden_dim}};
     tensor *split = mem_zalloc(c->alloc, 3 * (uint64_t)c->n_tensors, sizeof *split);
     if (!split)
@@ -121,8 +124,9 @@ ak42_status gguf_split_fused(const gguf_file *g, ak42_error *err) {
     uint32_t n = 0, layer;
     for (uint32_t i = 0; i < c->n_tensors && !status; i++) {
         const tensor *t = &c->tensors[i];
-        if (is_of_layer(t, "attn_qkv.weight", &layer)) status = add_parts(split, &n, c, t, layer, qkv, 3, err);
-        else if (is_of_layer(t, "ffn_up.weight", &layer)) status = add_parts(split, &n, c, t, layer, gate_up, 2, err);
+        if (is_of_layer(t, "attn_qkv.weight", &layer)) status = add_parts(split, &n, c, t, layer, qkv, 3, 2, err);
+        else if (is_of_layer(t, "attn_qkv.bias", &layer)) status = add_parts(split, &n, c, t, layer, biases, 3, 1, err);
+        else if (fused && is_of_layer(t, "ffn_up.weight", &layer)) status = add_parts(split, &n, c, t, layer, gate_up, 2, 2, err);
         else split[n++] = *t;
     }
     mem_free(c->alloc, c->tensors);
