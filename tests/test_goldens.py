@@ -395,7 +395,9 @@ def _keys() -> Iterator[bytes]:
     u32, f32, text = "04000000", "06000000", "08000000"
     for name, kind, value in (
             ("general.architecture", text, "0500000000000000 6c6c616d61"),
+            ("general.type", text, "0500000000000000 6d6f64656c"),
             ("general.name", text, "0b00000000000000 6d69737472616c20387831"),
+            ("general.size_label", text, "0500000000000000 302e34364b"),
             ("general.alignment", u32, "20000000"), ("general.quantization_version", u32, "02000000"),
             ("general.file_type", u32, "01000000"), ("llama.vocab_size", u32, "03000000"),
             ("llama.context_length", u32, "00000200"),
@@ -420,12 +422,12 @@ def _keys() -> Iterator[bytes]:
 def test_gguf(tmp_path: Path) -> None:
     config = replace(CONFIG_V3, rope_scaling="linear", rope_factor=2.0, hf_model_type="mistral")
     data = written(tmp_path, "gguf", config, "f16", vocab=FakeVocab(), chat_template="T", generation_config={"a": 1})
-    head = spell("47475546 03000000 0c00000000000000 1d00000000000000") + b"".join(_keys())
+    head = spell("47475546 03000000 0c00000000000000 1f00000000000000") + b"".join(_keys())
     head += _string("token_embd.weight") + spell("02000000 0800000000000000 0300000000000000 01000000 0000000000000000")
     head += _string("blk.0.attn_norm.weight") + spell("01000000 0800000000000000 00000000 4000000000000000")
     head += _string("blk.0.attn_q.weight") + spell("02000000 0800000000000000 0c00000000000000 01000000 6000000000000000")
     assert data[:len(head)] == head
-    assert len(data) == 3008 and data[-16:] == bytes(16)      # output.weight, 48 bytes at a multiple of 32, is filled up
+    assert len(data) == 3104 and data[-16:] == bytes(16)      # output.weight, 48 bytes at a multiple of 32, is filled up
     assert data[-64:-16] == counting_weights(config)["output.weight"].astype("<f2").tobytes()
 
 

@@ -18,6 +18,7 @@ from source_checks import check_weights, refused, values_of
 
 import converter
 import pyllama
+from converter.about import size_label
 from converter.arch import INTERLEAVED, LLAMA
 from converter.config import config_from_hf
 from converter.config_files import NEUTRAL_GGUF
@@ -394,6 +395,23 @@ def test_what_a_gguf_says_of_its_model_comes_back(tmp_path: Path, opened: Callab
     converter.convert(plain, tmp_path / "plain.bin")
     converter.convert(tmp_path / "plain.bin", tmp_path / "again.gguf")
     assert opened(tmp_path / "plain.bin").about == {} and opened(tmp_path / "again.gguf").about["general.name"].startswith("llama ")
+
+
+@pytest.mark.parametrize("count", [1, 456, 999, 9_499, 9_500, 99_951, 10**6, 10**6 + 1, 134_515_008, 1_100_048_384, 9_400_000_000,
+                                   9_500_000_001, 70_553_706_496, 10**12, 1_026_000_000_000])
+def test_a_size_is_named_as_gguf_py_names_it(count: int) -> None:
+    from gguf import utility
+
+    assert size_label([(count,), (0, 3)]) == utility.size_label(count, 0, 0, 0)
+    assert size_label([(8, count), (4, count, 2), (4, 3, count)]) == utility.size_label(0, 8 * count, 5 * count, 4)
+
+
+def test_a_size_that_a_file_says_stays(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", ModelSpec(), keys=lambda writer: writer.add_size_label("9x9B"))
+    converter.convert(path, tmp_path / "m.bin")
+    converter.convert(tmp_path / "m.bin", tmp_path / "n.gguf", type="f16")
+    fields = gguf.GGUFReader(tmp_path / "n.gguf").fields
+    assert [fields[f"general.{key}"].contents() for key in ("type", "size_label")] == ["model", "9x9B"]
 
 
 def test_too_much_said_of_a_model_is_left_out(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..about import NAME, default_name
+from ..about import NAME, SIZE, TYPE, default_name, size_label
 from ..arch import gguf_pieces
 from ..chat import derive_chat
 from ..config_rope import YARN_BETA_FAST, YARN_BETA_SLOW, yarn_sharpening
@@ -122,7 +122,9 @@ def metadata(plan: Plan) -> dict[str, tuple[int, Any]]:
     config = plan.config
     keys: dict[str, tuple[int, Any]] = {
         "general.architecture": (STRING, config.architecture),
+        TYPE: (STRING, plan.about.get(TYPE) or "model"),
         NAME: (STRING, plan.about.get(NAME) or default_name(config, plan.hf_config)),
+        SIZE: (STRING, plan.about.get(SIZE) or size_label(tensor.shape for tensor in plan.tensors)),
         "general.alignment": (U32, ALIGNMENT),
         "general.quantization_version": (U32, QUANTIZATION_VERSION),
         "general.file_type": (U32, _file_type(plan)),
@@ -152,6 +154,8 @@ def metadata(plan: Plan) -> dict[str, tuple[int, Any]]:
     keys.update({f"{config.architecture}.{key}": value for key, value in model.items()})
     if plan.vocab is not None:
         keys.update({key: _typed(key, value) for key, value in plan.vocab.to_gguf().items()})
+        if plan.vocab.pad_id < 0 <= config.pad_id < len(plan.vocab.tokens):        # a config.json may say it alone
+            keys["tokenizer.ggml.padding_token_id"] = (U32, config.pad_id)
     if plan.chat_template is not None:
         keys["tokenizer.chat_template"] = (STRING, plan.chat_template)
     keys["ak42.config"] = (STRING, json_bytes(plan.hf_config or config.to_hf("float32")))
