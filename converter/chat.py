@@ -28,7 +28,9 @@ FLAG_MERGED = 2                  # the system message is a part of the first use
 FLAG_SYSTEM_AS_IS = 4            # with STRIPPED: but for the system message's
 FLAG_NO_SYSTEM = 8               # conversations with a system message are not told
 FLAG_WHOLE = 16                  # with STRIPPED and MERGED: what is stripped is the content with the system message in it
-FLAGS = (0, 1, 2, 3, 5, 7, 8, 9, 19)                # every sum of them that says something
+FLAG_PROMPTED = 32               # only conversations that end with a question to be answered are told
+_ALONE = (0, 1, 2, 3, 5, 7, 8, 9, 19)
+FLAGS = (*_ALONE, *(flags | FLAG_PROMPTED for flags in _ALONE))              # every sum of them that says something
 TEMPLATE_BYTES = 1 << 18         # longer templates are not rendered
 _SECONDS = 60                    # of the clock, for a machine that is busy; the child's own limit is of its time
 

@@ -22,7 +22,7 @@ MEMORY_BYTES = 1 << 29
 OUTPUT_CHARACTERS = 1 << 20
 
 # Flags of the CHAT section, as chat.py has them: what is tried, for each way in which a system message may be written.
-STRIPPED, MERGED, SYSTEM_AS_IS, NO_SYSTEM, WHOLE = 1, 2, 4, 8, 16
+STRIPPED, MERGED, SYSTEM_AS_IS, NO_SYSTEM, WHOLE, PROMPTED = 1, 2, 4, 8, 16, 32
 OWN_TURN, IN_THE_FIRST, NONE = (0, 1, 5), (2, 3, 7, 19), (8, 9)
 
 # In the order of the CHAT section.
@@ -90,21 +90,22 @@ def derive(template: str, special_tokens: dict[str, str]) -> dict[str, Any]:
     renderer = Renderer(template, special_tokens)
     marks = _marks(template)
     reason: Exception = Underivable("nothing was tried")
-    for system in (OWN_TURN, IN_THE_FIRST, NONE):
-        try:
-            return _derive_with(renderer, special_tokens.get("bos_token", ""), marks, system)
-        except Exception as error:          # a template may refuse system messages in any way
-            reason = error
+    for prompted in (0, PROMPTED):
+        for system in (OWN_TURN, IN_THE_FIRST, NONE):
+            try:
+                return _derive_with(renderer, special_tokens.get("bos_token", ""), marks, system, prompted)
+            except Exception as error:      # a template may refuse system messages in any way
+                reason = reason if prompted else error
     raise reason
 
 
-def _derive_with(renderer: Renderer, bos: str, marks: dict[str, str], system: tuple[int, ...]) -> dict[str, Any]:
-    """The same for one way of writing a system message."""
-    texts = _take_apart(renderer, bos, marks, system)
+def _derive_with(renderer: Renderer, bos: str, marks: dict[str, str], system: tuple[int, ...], prompted: int) -> dict[str, Any]:
+    """The same for one way of writing a system message, and of all conversations or of those alone that are to be answered."""
+    texts = (_take_apart_prompted if prompted else _take_apart)(renderer, bos, marks, system)
     for flags in system:
         if all(renderer.render(messages, generation) == put_together(texts, flags, messages, generation)
-               for messages, generation in _probes(with_system=system is not NONE)):
-            return {"flags": flags, **texts}
+               for messages, generation in _probes(system is not NONE, bool(prompted))):
+            return {"flags": flags | prompted, **texts}
     raise Underivable("what it writes around a message depends on more than the role")
 
 
@@ -136,22 +137,33 @@ def _take_apart(renderer: Renderer, bos: str, marks: dict[str, str], system: tup
     _, between, assistant_suffix = around("user", "assistant")
     assistant_prefix = _without(between, user_suffix, "")
     user_prefix = _without(around("user", "assistant", "user2")[2], assistant_suffix, "")
-    if system is IN_THE_FIRST:
-        begin, default_system, system_prefix, system_suffix = _inside_the_first(around, bos, head, user_prefix)
-    else:
-        begin, default_system, system_prefix, system_suffix = _turn_of_its_own(around, bos, head, user_prefix, system is NONE)
     user = _messages(("user", marks["user"]))
-    return {
-        "begin": begin,
-        "default_system": default_system,
-        "system_prefix": system_prefix,
-        "system_suffix": system_suffix,
-        "user_prefix": user_prefix,
-        "user_suffix": user_suffix,
-        "assistant_prefix": assistant_prefix,
-        "assistant_suffix": assistant_suffix,
-        "generation_prompt": _without(renderer.render(user, True), renderer.render(user, False), ""),
-    }
+    generation_prompt = _without(renderer.render(user, True), renderer.render(user, False), "")
+    lead = _lead(around, bos, head, user_prefix, system)
+    return dict(zip(PARTS, (*lead, user_prefix, user_suffix, assistant_prefix, assistant_suffix, generation_prompt), strict=True))
+
+
+def _take_apart_prompted(renderer: Renderer, bos: str, marks: dict[str, str], system: tuple[int, ...]) -> dict[str, str]:
+    """The same of a template that writes the generation prompt whether it is asked to or not, or something else in its place: from
+    conversations that end with a question to be answered. Nothing comes before the first question but bos, so that no cut is a guess."""
+    def around(*roles: str) -> list[str]:
+        return _around(renderer.render(_messages(*((role, marks[role]) for role in roles)), True), [marks[role] for role in roles])
+
+    head, tail = around("user")
+    _, answered, asked, _ = around("user", "assistant", "user2")
+    user_prefix = head[len(bos):] if head.startswith(bos) else head
+    assistant_suffix = _without(asked, "", user_prefix)
+    user_suffix = answered if tail.startswith(answered) else ""
+    lead = _lead(around, bos, head, user_prefix, system)
+    return dict(zip(PARTS, (*lead, user_prefix, user_suffix, answered[len(user_suffix):], assistant_suffix, tail[len(user_suffix):]),
+                    strict=True))
+
+
+def _lead(around: Callable[..., list[str]], bos: str, head: str, user_prefix: str, system: tuple[int, ...]) -> tuple[str, str, str, str]:
+    """begin, default_system, system_prefix, system_suffix."""
+    if system is IN_THE_FIRST:
+        return _inside_the_first(around, bos, head, user_prefix)
+    return _turn_of_its_own(around, bos, head, user_prefix, system is NONE)
 
 
 def _turn_of_its_own(around: Callable[..., list[str]], bos: str, head: str, user_prefix: str,
@@ -209,8 +221,9 @@ _CONTENTS = ("Hello there", "What is 2 + 2?\nAnd 3 * 3?", "  spaces around\t\n",
              "{{ messages }} {% raw %} <b>&amp;</b>", "<|im_end|></s>[/INST]<|eot_id|>", "<think>\nhm\n</think>\n\nyes", "x", "0")
 
 
-def _probes(with_system: bool) -> Iterator[tuple[list[dict[str, str]], bool]]:
-    """Conversations of 1 to 5 turns, with and without a system message, ending with a question or an answer."""
+def _probes(with_system: bool, prompted: bool) -> Iterator[tuple[list[dict[str, str]], bool]]:
+    """Conversations of 1 to 5 turns, with and without a system message, ending with a question or an answer; prompted: with a question
+    that is to be answered."""
     for turns in range(1, 6):
         for system in (None, "You are terse.", " Mind\nthe spaces \n") if with_system else (None,):
             for first in range(0, len(_CONTENTS), 3):
@@ -219,6 +232,8 @@ def _probes(with_system: bool) -> Iterator[tuple[list[dict[str, str]], bool]]:
                     content = _CONTENTS[(first + turn) % len(_CONTENTS)]
                     messages = messages + _messages((("user", "assistant")[turn % 2], content))
                 yield messages[:-1], True
+                if prompted:
+                    continue
                 yield messages[:-1], False
                 yield messages, False
                 yield messages, True

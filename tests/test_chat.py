@@ -11,7 +11,7 @@ from pathlib import Path
 import models
 import pytest
 from converter import chat
-from converter.chat import FLAG_NO_SYSTEM, FLAG_STRIPPED, FLAGS, ChatFormat, derive_chat, explain_chat, make_environment
+from converter.chat import FLAG_NO_SYSTEM, FLAG_PROMPTED, FLAG_STRIPPED, FLAGS, ChatFormat, derive_chat, explain_chat, make_environment
 from converter.errors import FormatError, OutputError
 from plans import FakeVocab
 
@@ -55,9 +55,14 @@ LAST = (                                                 # the system message go
     "{% for m in (messages[1:] if s else messages) %}{% if m.role == 'user' %}{{ '[Q]' + (s if loop.last else '') + m.content + '[A]' }}"
     "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}")
 SYSTEM_AS_IS = HEADERS.replace("message['content'] | trim", "(message['content'] if message['role'] == 'system' else message['content'] | trim)")
+ASKING = HEADERS.replace("{% if add_generation_prompt %}", "").removesuffix("{% endif %}")             # Llama 3's first
+ENDING = (                                               # Phi-3's manner
+    "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}")
+MARKED = "{% for m in messages %}{{ m.role }}:{{ m.content }}{% if loop.last %}!{% endif %}\n{% endfor %}"
 FLAGGED = {"inside": (INSIDE, 19), "before": (BEFORE, 7), "trimmed": (TRIMMED, 3), "plain": (PLAIN, 2), "default": (DEFAULT, 2),
            "refusing": (REFUSING, 8), "refusing, trimmed": (REFUSING.replace("m.content", "m.content.strip()"), 9), "last": (LAST, 8),
-           "system as it is": (SYSTEM_AS_IS, 5)}
+           "system as it is": (SYSTEM_AS_IS, 5), "asking": (ASKING, 33), "ending": (ENDING, 32), "marked": (MARKED, 32)}
 EXPRESSIBLE = {"chatml": models.CHATML, "instruct": models.INSTRUCT, "chatml default": CHATML_DEFAULT, "headers": HEADERS,
                "lines": LINES, **{name: template for name, (template, _) in FLAGGED.items()},
                "break": "{% for m in messages %}{{ m.role }}={{ m.content }};{% if false %}{% break %}{% endif %}{% endfor %}"
@@ -68,7 +73,8 @@ INEXPRESSIBLE = {
                  "[{{ m.content }}]{% endfor %}", "users only"),
     "thoughts": (models.CHATML.replace("message['content']", "message['content'].split('</think>')[-1]"), "role"),
     "counts": ("{% for m in messages %}{{ loop.index }}{{ m.role }}:{{ m.content }}\n{% endfor %}", "neighbours"),
-    "last": ("{% for m in messages %}{{ m.role }}:{{ m.content }}{% if loop.last %}!{% endif %}\n{% endfor %}", "neighbours"),
+    "last answer": ("{% for m in messages %}{{ m.role }}:{{ m.content }}{% if loop.index == messages | length - 1 %}!{% endif %}\n{% endfor %}",
+                    "neighbours"),
     "trims one role": (
         "{% for m in messages %}{{ m.role }}:{{ m.content | trim if m.role == 'user' else m.content }}\n{% endfor %}",
         "role"),
@@ -102,6 +108,8 @@ def test_it_renders_what_transformers_renders(name: str) -> None:
     for conversation in conversations:
         messages = [{"role": role, "content": content} for role, content in conversation]
         for generation in (False, True):
+            if found.flags & FLAG_PROMPTED and not (generation and messages[-1]["role"] == "user"):
+                continue
             expected, _ = chat_template.render_jinja_template([messages], chat_template=template, add_generation_prompt=generation,
                                                               bos_token="<s>", eos_token="</s>", unk_token="<unk>")
             assert _put_together(found, messages, generation) == expected[0]

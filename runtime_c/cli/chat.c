@@ -4,7 +4,7 @@
 #include <string.h>
 
 enum { CHAT_VERSION = 1 };
-/* Every sum of flags that says something. */
+/* Every sum of flags that says something, but for CHAT_PROMPTED. */
 static const uint32_t known_flags[] = {0, 1, 2, 3, 5, 7, 8, 9, 19};
 
 static uint32_t read_u32(const unsigned char *p) {
@@ -16,7 +16,7 @@ bool chat_parse(chat *c, const unsigned char *data, size_t size) {
     bool known = false;
     if (size < 12 || read_u32(data) != CHAT_VERSION || read_u32(data + 8) != CHAT_STRINGS) return false;
     c->flags = read_u32(data + 4);
-    for (size_t i = 0; i < sizeof known_flags / sizeof *known_flags; i++) known |= c->flags == known_flags[i];
+    for (size_t i = 0; i < sizeof known_flags / sizeof *known_flags; i++) known |= (c->flags & ~(uint32_t)CHAT_PROMPTED) == known_flags[i];
     if (!known) return false;
     for (int i = 0; i < CHAT_STRINGS; i++) {
         if (size - at < 4) return false;

@@ -10,8 +10,8 @@
 /* The strings of a CHAT section (docs/format.md). */
 enum { CHAT_BEGIN, CHAT_DEFAULT_SYSTEM, CHAT_SYSTEM_PREFIX, CHAT_SYSTEM_SUFFIX, CHAT_USER_PREFIX, CHAT_USER_SUFFIX,
        CHAT_ASSISTANT_PREFIX, CHAT_ASSISTANT_SUFFIX, CHAT_GENERATION_PROMPT, CHAT_STRINGS };
-/* Its flags. */
-enum { CHAT_STRIPPED = 1, CHAT_MERGED = 2, CHAT_SYSTEM_AS_IS = 4, CHAT_NO_SYSTEM = 8, CHAT_WHOLE = 16 };
+/* Its flags. PROMPTED: it tells conversations that end with a question to be answered, and no program here needs others. */
+enum { CHAT_STRIPPED = 1, CHAT_MERGED = 2, CHAT_SYSTEM_AS_IS = 4, CHAT_NO_SYSTEM = 8, CHAT_WHOLE = 16, CHAT_PROMPTED = 32 };
 
 typedef struct text {
     const char *data;
