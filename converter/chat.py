@@ -29,8 +29,16 @@ FLAG_SYSTEM_AS_IS = 4            # with STRIPPED: but for the system message's
 FLAG_NO_SYSTEM = 8               # conversations with a system message are not told
 FLAG_WHOLE = 16                  # with STRIPPED and MERGED: what is stripped is the content with the system message in it
 FLAG_PROMPTED = 32               # only conversations that end with a question to be answered are told
-_ALONE = (0, 1, 2, 3, 5, 7, 8, 9, 19)
-FLAGS = (*_ALONE, *(flags | FLAG_PROMPTED for flags in _ALONE))              # every sum of them that says something
+FLAG_DATED = 64                  # texts may hold today's date, as a strftime format between two U+10FFFE
+FLAG_THOUGHTS = 128              # of an assistant message what stands behind its last </think> is written
+FLAG_LINES = 256                 # with THOUGHTS: without line breaks at its front
+_WHERE_AND_HOW = (0, 1, 2, 3, 5, 7, 8, 9, 19)       # every sum of the first five that says something
+
+
+def flags_known(flags: int) -> bool:
+    return flags < 512 and flags & 31 in _WHERE_AND_HOW and flags & (FLAG_THOUGHTS | FLAG_LINES) != FLAG_LINES
+
+
 TEMPLATE_BYTES = 1 << 18         # longer templates are not rendered
 _SECONDS = 60                    # of the clock, for a machine that is busy; the child's own limit is of its time
 
@@ -64,8 +72,8 @@ class ChatFormat:
         if len(data) < 12 or struct.unpack_from("<I", data)[0] != CHAT_VERSION or struct.unpack_from("<I", data, 8)[0] != n_texts:
             raise FormatError(f"CHAT: expected version {CHAT_VERSION} with {n_texts} texts, found {data[:12].hex()}")
         flags = struct.unpack_from("<I", data, 4)[0]
-        if flags not in FLAGS:
-            raise FormatError(f"CHAT: flags: expected one of {', '.join(map(str, FLAGS))}, found {flags}")
+        if not flags_known(flags):
+            raise FormatError(f"CHAT: flags: expected a sum of those that are known, found {flags}")
         texts, offset = [], 12
         for _ in range(n_texts):
             size = struct.unpack_from("<I", data, offset)[0] if offset + 4 <= len(data) else 0

@@ -7,6 +7,7 @@ imports nothing of the package: a question comes in as JSON on stdin, the answer
 from __future__ import annotations
 
 import json
+import re
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -22,8 +23,13 @@ MEMORY_BYTES = 1 << 29
 OUTPUT_CHARACTERS = 1 << 20
 
 # Flags of the CHAT section, as chat.py has them: what is tried, for each way in which a system message may be written.
-STRIPPED, MERGED, SYSTEM_AS_IS, NO_SYSTEM, WHOLE, PROMPTED = 1, 2, 4, 8, 16, 32
+STRIPPED, MERGED, SYSTEM_AS_IS, NO_SYSTEM, WHOLE, PROMPTED, DATED, THOUGHTS, LINES = 1, 2, 4, 8, 16, 32, 64, 128, 256
 OWN_TURN, IN_THE_FIRST, NONE = (0, 1, 5), (2, 3, 7, 19), (8, 9)
+THOUGHT_END = "</think>"
+
+# What stands for today's date: a strftime format between two of these, of conversions that C and Python have alike.
+DATE_MARK = "\U0010fffe"
+DATE_FORMAT = re.compile("(?:[ -$&-~]|%[aAbBdeHIjmMpSyY%]){1,64}")
 
 # In the order of the CHAT section.
 PARTS = ("begin", "default_system", "system_prefix", "system_suffix", "user_prefix", "user_suffix", "assistant_prefix",
@@ -63,8 +69,10 @@ def _raise_exception(message: object) -> None:
     raise TemplateError(str(message))
 
 
-def _strftime_now(_format: str) -> str:
-    raise Underivable("it writes the date")
+def _strftime_now(form: str) -> str:
+    if not DATE_FORMAT.fullmatch(form):
+        raise Underivable("it writes the date in a way that C may not")
+    return DATE_MARK + form + DATE_MARK
 
 
 class Renderer:
@@ -87,6 +95,8 @@ class Renderer:
 
 def derive(template: str, special_tokens: dict[str, str]) -> dict[str, Any]:
     """{"flags": .., one text per name in PARTS}; raises Underivable, or whatever the template raises."""
+    if DATE_MARK in template:
+        raise Underivable("it has a character that is no character")
     renderer = Renderer(template, special_tokens)
     marks = _marks(template)
     reason: Exception = Underivable("nothing was tried")
@@ -102,11 +112,24 @@ def derive(template: str, special_tokens: dict[str, str]) -> dict[str, Any]:
 def _derive_with(renderer: Renderer, bos: str, marks: dict[str, str], system: tuple[int, ...], prompted: int) -> dict[str, Any]:
     """The same for one way of writing a system message, and of all conversations or of those alone that are to be answered."""
     texts = (_take_apart_prompted if prompted else _take_apart)(renderer, bos, marks, system)
-    for flags in system:
-        if all(renderer.render(messages, generation) == put_together(texts, flags, messages, generation)
-               for messages, generation in _probes(system is not NONE, bool(prompted))):
-            return {"flags": flags | prompted, **texts}
+    dated = _dated(texts)
+    probes = [(messages, generation, renderer.render(messages, generation))
+              for messages, generation in _probes(system is not NONE, bool(prompted))]
+    for thoughts in (0, THOUGHTS, THOUGHTS | LINES):
+        for flags in system:
+            if all(rendered == put_together(texts, flags | thoughts, messages, generation) for messages, generation, rendered in probes):
+                return {"flags": flags | thoughts | prompted | dated, **texts}
     raise Underivable("what it writes around a message depends on more than the role")
+
+
+def _dated(texts: dict[str, str]) -> int:
+    """DATED where a date stands in the texts, each whole and of one form."""
+    marked = [text for text in texts.values() if DATE_MARK in text]
+    for text in marked:
+        pieces = text.split(DATE_MARK)
+        if len(pieces) % 2 == 0 or not all(map(DATE_FORMAT.fullmatch, pieces[1::2])):
+            raise Underivable("it takes a date apart")
+    return DATED if marked else 0
 
 
 def put_together(texts: dict[str, str], flags: int, messages: list[dict[str, str]], generation: bool) -> str:
@@ -122,7 +145,11 @@ def put_together(texts: dict[str, str], flags: int, messages: list[dict[str, str
         out.append(lead)
     for number, message in enumerate(messages[has_system:]):
         inside = lead if flags & MERGED and number == 0 else ""
-        content = message["content"].strip() if flags & STRIPPED and not flags & WHOLE else message["content"]
+        content = message["content"]
+        if flags & THOUGHTS and message["role"] == "assistant" and THOUGHT_END in content:
+            content = content.rpartition(THOUGHT_END)[2]
+            content = content.lstrip("\n") if flags & LINES else content
+        content = content.strip() if flags & STRIPPED and not flags & WHOLE else content
         content = (inside + content).strip() if flags & WHOLE else inside + content
         out += [texts[message["role"] + "_prefix"], content, texts[message["role"] + "_suffix"]]
     return "".join(out) + (texts["generation_prompt"] if generation else "")
@@ -218,7 +245,8 @@ def _without(text: str, head: str, tail: str) -> str:
 
 _CONTENTS = ("Hello there", "What is 2 + 2?\nAnd 3 * 3?", "  spaces around\t\n", "\n\nline breaks around \n",
              "Grüße, 你好 🙂 'q' \"d\" \\",
-             "{{ messages }} {% raw %} <b>&amp;</b>", "<|im_end|></s>[/INST]<|eot_id|>", "<think>\nhm\n</think>\n\nyes", "x", "0")
+             "{{ messages }} {% raw %} <b>&amp;</b>", "<|im_end|></s>[/INST]<|eot_id|>", "<think>\nhm\n</think>\n\nyes", "x", "0",
+             "so\n</think> a </think>\n \nno \n", "1")
 
 
 def _probes(with_system: bool, prompted: bool) -> Iterator[tuple[list[dict[str, str]], bool]]:

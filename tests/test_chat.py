@@ -3,6 +3,7 @@ derived and a reason is given; strangers' templates cost little and reach nothin
 """
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import models
 import pytest
 from converter import chat
-from converter.chat import FLAG_NO_SYSTEM, FLAG_PROMPTED, FLAG_STRIPPED, FLAGS, ChatFormat, derive_chat, explain_chat, make_environment
+from converter.chat import FLAG_NO_SYSTEM, FLAG_PROMPTED, FLAG_STRIPPED, ChatFormat, derive_chat, explain_chat, flags_known, make_environment
 from converter.errors import FormatError, OutputError
 from plans import FakeVocab
 
@@ -60,9 +61,21 @@ ENDING = (                                               # Phi-3's manner
     "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}")
 MARKED = "{% for m in messages %}{{ m.role }}:{{ m.content }}{% if loop.last %}!{% endif %}\n{% endfor %}"
+CHATML = (
+    "{% for m in messages %}%SET%{{ '<|im_start|>' + m.role + '\n' + text + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+BEHIND = "{% set text = m.content %}{% if m.role == 'assistant' and '</think>' in text %}{% set text = text.split('</think>')[-1] %}{% endif %}"
+THINKING = CHATML.replace("%SET%", BEHIND.replace("[-1]", "[-1].lstrip('\n')"))                                # Qwen 3's manner
+REASONING = CHATML.replace("%SET%", BEHIND).replace("assistant\n'", "assistant\n<think>\n'")                # DeepSeek R1's
+TODAY = "{{ 'It is ' + strftime_now('%A, %d %b %Y') + '.\n' }}"
+DATED = CHATML.replace("%SET%", "{% set text = (" + TODAY.strip("{} ") + ") + m.content if m.role == 'system' else m.content %}")
 FLAGGED = {"inside": (INSIDE, 19), "before": (BEFORE, 7), "trimmed": (TRIMMED, 3), "plain": (PLAIN, 2), "default": (DEFAULT, 2),
            "refusing": (REFUSING, 8), "refusing, trimmed": (REFUSING.replace("m.content", "m.content.strip()"), 9), "last": (LAST, 8),
-           "system as it is": (SYSTEM_AS_IS, 5), "asking": (ASKING, 33), "ending": (ENDING, 32), "marked": (MARKED, 32)}
+           "system as it is": (SYSTEM_AS_IS, 5), "asking": (ASKING, 33), "ending": (ENDING, 32), "marked": (MARKED, 32),
+           "thinking": (THINKING, 384), "reasoning": (REASONING, 128), "today": (TODAY + models.CHATML, 64), "dated": (DATED, 64),
+           "all at once": (ASKING.replace("message['content'] |", "(text.split('</think>')[-1] if message['role'] == 'assistant' else text) |")
+                          .replace("{% set content", "{% set text = message['content'] %}{% set content", 1)
+                          .replace("+ '<|end|>", "+ strftime_now(' on %A') + '<|end|>"), 225)}
 EXPRESSIBLE = {"chatml": models.CHATML, "instruct": models.INSTRUCT, "chatml default": CHATML_DEFAULT, "headers": HEADERS,
                "lines": LINES, **{name: template for name, (template, _) in FLAGGED.items()},
                "break": "{% for m in messages %}{{ m.role }}={{ m.content }};{% if false %}{% break %}{% endif %}{% endfor %}"
@@ -82,7 +95,11 @@ INEXPRESSIBLE = {
     "json": ("{{ messages | tojson }}", "neighbours"),
     "upper": ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "exactly once"),
     "length": ("{% for m in messages %}{{ m.role }}:{{ m.content | length }}{{ m.content }}{% endfor %}", "neighbours"),
-    "date": ("{{ strftime_now('%d %b %Y') }}" + models.CHATML, "date"),
+    "odd date": ("{{ strftime_now('%U') }}" + models.CHATML, "date"),
+    "long date": ("{{ strftime_now('%d' * 65) }}" + models.CHATML, "date"),
+    "part of a date": ("{{ strftime_now('%d %b %Y')[:2] }}" + models.CHATML, "apart"),
+    "loud date": ("{{ strftime_now('%d %b %Y') | upper }}" + models.CHATML, "apart"),
+    "no character": ("\U0010fffe" + models.CHATML, "no character"),
     "first five": ("{% for m in messages %}{% if loop.index > 8 %}{% break %}{% endif %}{{ m.role }}:{{ m.content }}\n{% endfor %}",
                    "role"),
     "empty": ("", "exactly once"),
@@ -102,6 +119,7 @@ def test_it_renders_what_transformers_renders(name: str) -> None:
         [("user", "Hi")], [("system", "Be brief. "), ("user", "  Hi\n"), ("assistant", "Yes?"),
                           ("user", "Why <|im_end|> {{ x }}?")],
         [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", " d ")],
+        [("user", "a</think>b"), ("assistant", "\n<think>\nhm </think>\n\n so\n"), ("user", "c")],
         [("system", "\n s "), ("user", " \n")], [("user", "\u3000é\x1f"), ("assistant", " "), ("user", "")]]
     if found.flags & FLAG_NO_SYSTEM:
         conversations = [conversation for conversation in conversations if conversation[0][0] != "system"]
@@ -120,18 +138,25 @@ def _put_together(found: ChatFormat, messages: list[dict[str, str]], generation:
     def stripped(text: str) -> str:
         return text.strip() if found.flags & 1 else text
 
+    def told(message: dict[str, str]) -> str:
+        _, end, rest = message["content"].rpartition("</think>")
+        if not (found.flags & 128 and end and message["role"] == "assistant"):
+            return message["content"]
+        return rest.lstrip("\n") if found.flags & 256 else rest
+
     system, turns = (messages[0]["content"], messages[1:]) if messages[0]["role"] == "system" else (None, messages)
     if system is None:
         lead = found.default_system
     else:
         lead = found.system_prefix + (system if found.flags & (4 | 16) else stripped(system)) + found.system_suffix
-    contents = [stripped(message["content"]) for message in turns]
+    contents = [stripped(told(message)) for message in turns]
     if found.flags & 2:
         contents[0] = (lead + turns[0]["content"]).strip() if found.flags & 16 else lead + contents[0]
     text = found.begin + ("" if found.flags & 2 else lead)
     for message, content in zip(turns, contents, strict=True):
         text += getattr(found, message["role"] + "_prefix") + content + getattr(found, message["role"] + "_suffix")
-    return text + (found.generation_prompt if generation else "")
+    text += found.generation_prompt if generation else ""
+    return re.sub("\U0010fffe(.*?)\U0010fffe", lambda match: time.strftime(match[1]), text) if found.flags & 64 else text
 
 
 @pytest.mark.parametrize("name", list(FLAGGED))
@@ -182,7 +207,9 @@ def test_golden_bytes() -> None:
 def test_damaged_sections_are_refused() -> None:
     section = derive_chat(HEADERS, FakeVocab())
     damaged = [section[:end] for end in range(len(section))] + [section + b"\0"]
-    damaged += [section[:4] + struct.pack("<I", flags) + section[8:] for flags in (*range(32), 33, 1 << 31) if flags not in FLAGS]
+    known = {manner + more for manner in (0, 1, 2, 3, 5, 7, 8, 9, 19) for more in (*range(0, 256, 32), *range(384, 512, 32))}
+    assert known == {flags for flags in range(2048) if flags_known(flags)}
+    damaged += [section[:4] + struct.pack("<I", flags) + section[8:] for flags in (*range(600), 1 << 31) if flags not in known]
     damaged += [struct.pack("<I", 2) + section[4:], section[:8] + b"\x08" + section[9:],
                 section[:12] + b"\xff\xff\xff\xff" + section[16:], section[:16] + b"\xff" + section[17:]]
     for data in damaged:

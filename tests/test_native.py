@@ -6,6 +6,7 @@ a boundary: from a step on whose draw is nearer to one than NEAR, nothing is com
 """
 from __future__ import annotations
 
+import json
 import os
 import struct
 import subprocess
@@ -209,7 +210,7 @@ def test_a_chat_is_that_of_the_template(tmp_path: Path, name: str) -> None:
         for question, system in SAID:
             if system and "<|" in system and name != "chatml":
                 continue
-            asked = ["-m", "chat", "-t", 0, "-n", 120, "-i", question, "--no-stats", *(["-y", system] if system else [])]
+            asked = ["-m", "chat", "-t", 0, "-n", 180, "-i", question, "--no-stats", *(["-y", system] if system else [])]
             if system and flags & 8:
                 done = subprocess.run([RUN, "model.bin", *map(str, asked)], cwd=tmp_path, capture_output=True, text=True)
                 assert done.returncode == 1 and "no conversation with a system message" in done.stderr and not done.stdout
@@ -246,6 +247,36 @@ def test_a_conversation_goes_on(tmp_path: Path) -> None:
         between = ChatFormat.from_bytes(bytes(model.metadata("CHAT"))).assistant_suffix + "<s>[Q] second [A]"
         second = answer(session, model.tokenizer.encode_bytes(between.encode(), follows), ends, 200)
         assert len(first) > 20
+        assert done.stdout == shown(model, first) + b"\n" + shown(model, second) + b"\n"
+
+
+@pytest.mark.parametrize(("name", "seed", "end"), [("thinking", 1, 377), ("reasoning", 8, 26)])
+def test_a_conversation_goes_on_without_its_thoughts(tmp_path: Path, name: str, seed: int, end: int) -> None:
+    """The second turn follows what the template makes of the first question and of what the answer said behind its thoughts. Which
+    models end their thoughts, and then their answer, was found by trying."""
+    template = test_chat.FLAGGED[name][0]
+    folder = models.make_hf_model_numpy(tmp_path / "hf", vocab_size=403, tokenizer="bpe", chat_template=template, eos_ids=(end,), seed=seed)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    last = next(piece for piece, number in tokenizer["model"]["vocab"].items() if number == 402)
+    del tokenizer["model"]["vocab"][last]
+    tokenizer["model"]["merges"] = [pair for pair in tokenizer["model"]["merges"] if "".join(pair) != last]
+    tokenizer["added_tokens"].append({"id": 402, "content": "</think>", "single_word": False, "lstrip": False, "rstrip": False,
+                                      "normalized": False, "special": False})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    converter.convert(folder, tmp_path / "model.bin")
+    done = subprocess.run([RUN, "model.bin", "-m", "chat", "-t", "0", "-n", "250", "--no-stats"], cwd=tmp_path,
+                          input=b"first question\nsecond\n", capture_output=True, check=True)
+    with pyllama.Model(tmp_path / "model.bin") as model, model.session(n_ctx=256) as session:
+        ends = {model.info.bos_id, *model.info.eos_ids}
+        prompt = model.apply_chat_template([{"role": "user", "content": "first question"}]).encode()
+        flags = lib.AK42_ENCODE_SPECIAL | lib.AK42_ENCODE_NO_BOS
+        first = answer(session, model.tokenizer.encode_bytes(prompt, flags), ends, 250)
+        thoughts, _, said = model.tokenizer.decode_bytes(first, lib.AK42_DECODE_CONTINUE | lib.AK42_DECODE_SKIP_SPECIAL).rpartition(b"</think>")
+        assert thoughts and said and session.position < 200
+        told = prompt.removesuffix(b"<think>\n") + (said.lstrip(b"\n") if name == "thinking" else said)
+        session.truncate(0)
+        ids = model.tokenizer.encode_bytes(told + b"<|im_end|>\n" + prompt.replace(b"first question", b"second"), flags)
+        second = answer(session, ids, ends, 250)
         assert done.stdout == shown(model, first) + b"\n" + shown(model, second) + b"\n"
 
 

@@ -1,10 +1,10 @@
 /* run.c: the native program: a drop-in for llama2.c's `run` that takes every format the library reads. The library's first user: it
- * knows nothing that ak42.h does not say. The only C file with main, exit, stdout and getenv. stdout carries the text alone.
+ * knows nothing that ak42.h does not say. The only C file with main, getenv and, for what a model says, stdout; with options.c the only
+ * one that ends the program.
  *
  * A file that llama2.c's own programs read (v0 to v2 with a tokenizer.bin beside it) is run by their rules to the byte: BOS alone
  * ends a text, every piece of the prompt is printed as the vocabulary spells it, and so are control tokens; a byte token is printed
  * where it is ASCII that prints or white space. Any other file ends at its own end tokens and prints what its text is. */
-#include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -16,156 +16,10 @@
 
 #include "../include/ak42.h"
 #include "chat.h"
-
-/* Exit codes, as the pyllama command has them. */
-enum { EXIT_INPUT = 1, EXIT_USAGE = 2, EXIT_REFUSED = 3, EXIT_SYSTEM = 74, EXIT_INTERRUPTED = 130, EXIT_TERMINATED = 143 };
+#include "options.h"
 
 /* The context where nobody says; and llama2.c's ids: 1 begins a text and so ends the one before, byte b is 3 + b. */
 enum { CONTEXT_DEFAULT = 4096, LLAMA2C_BOS = 1, LLAMA2C_EOS = 2, LLAMA2C_BYTES = 3 };
-
-/* ---- options ---- */
-
-typedef struct options {
-    const char *checkpoint, *tokenizer, *prompt, *mode, *system_prompt, *isa, *kv_type;
-    float temperature, top_p;
-    uint64_t seed;
-    int32_t n_steps, n_ctx, n_threads;
-    bool no_mmap, stats;
-} options;
-
-static const char usage_text[] =
-    "usage: run CHECKPOINT [options]\n"
-    "Generates text from a model file: ak42 (v0 to v3) or GGUF.\n"
-    "\n"
-    "  -i, --prompt TEXT          what to continue (generate) or to ask (chat); default: begin at BOS, ask on the terminal\n"
-    "  -n, --n-steps N            positions in all, prompt included; 0: the whole context          [256]\n"
-    "  -t, --temperature F        0: greedy                                                        [1.0]\n"
-    "  -p, --top-p F              nucleus; 1: off                                                  [0.9]\n"
-    "  -s, --seed N               the same seed gives the same text                                [the time]\n"
-    "  -m, --mode MODE            generate or chat                                                 [generate]\n"
-    "  -y, --system TEXT          system prompt of a chat\n"
-    "  -z, --tokenizer FILE       tokenizer.bin for files that carry no vocabulary                 [tokenizer.bin]\n"
-    "      --n-ctx N              context                                                          [4096, or as -n asks]\n"
-    "      --n-threads N          threads                                                          [cores]\n"
-    "      --isa NAME             kernels: auto, generic, avx2, ...                                [auto]\n"
-    "      --kv-type TYPE         cache: f32, f16, bf16, int8                                      [by weights]\n"
-    "      --no-mmap              read the file instead of mapping it\n"
-    "      --no-stats             no figures on stderr\n"
-    "  -h, --help                 this text\n"
-    "\n"
-    "  run model.bin -t 0.8 -n 256 -i \"Once upon a time\"\n"
-    "  run model.bin -m chat -i \"What is a llama?\"\n";
-
-static void fail(int code, const char *text) {
-    fprintf(stderr, "run: %s\n", text);
-    exit(code);
-}
-
-static void fail_option(const char *option, const char *expected, const char *found) {
-    fprintf(stderr, "run: %s: expected %s, found %s; see run --help\n", option, expected, found ? found : "nothing");
-    exit(EXIT_USAGE);
-}
-
-static double parse_number(const char *option, const char *text, double lowest, double highest) {
-    char *end;
-    errno = 0;
-    const double value = strtod(text, &end);
-    char expected[64];
-    snprintf(expected, sizeof expected, "a number from %g to %g", lowest, highest);
-    if (end == text || *end || errno || !(value >= lowest && value <= highest)) fail_option(option, expected, text);
-    return value;
-}
-
-static int32_t parse_count(const char *option, const char *text, int32_t highest) {
-    char *end, expected[64];
-    errno = 0;
-    const long value = strtol(text, &end, 10);
-    snprintf(expected, sizeof expected, "a whole number from 0 to %" PRId32, highest);
-    if (end == text || *end || errno || value < 0 || value > highest) fail_option(option, expected, text);
-    return (int32_t)value;
-}
-
-static uint64_t parse_seed(const char *option, const char *text) {
-    char *end;
-    errno = 0;
-    const unsigned long long value = strtoull(text, &end, 10);
-    if (end == text || *end || errno || *text == '-') fail_option(option, "a whole number", text);
-    return value;
-}
-
-typedef struct flag {
-    char letter;
-    const char *name;
-    bool takes_value;
-} flag;
-
-static const flag flags[] = {
-    {'i', "prompt", true}, {'n', "n-steps", true}, {'t', "temperature", true}, {'p', "top-p", true}, {'s', "seed", true},
-    {'m', "mode", true}, {'y', "system", true}, {'z', "tokenizer", true}, {0, "n-ctx", true}, {0, "n-threads", true},
-    {0, "isa", true}, {0, "kv-type", true}, {0, "no-mmap", false}, {0, "no-stats", false}, {'h', "help", false},
-};
-
-/* The flag that an argument names, with the value after "=", if any. */
-static const flag *find_flag(const char *argument, const char **value) {
-    *value = NULL;
-    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
-        const size_t length = strlen(flags[i].name);
-        if (argument[1] != '-') {
-            if (flags[i].letter && argument[1] == flags[i].letter && !argument[2]) return &flags[i];
-        } else if (!strncmp(argument + 2, flags[i].name, length)) {
-            if (!argument[2 + length]) return &flags[i];
-            if (argument[2 + length] == '=' && flags[i].takes_value) {
-                *value = argument + 3 + length;
-                return &flags[i];
-            }
-        }
-    }
-    return NULL;
-}
-
-static void set_option(options *o, const char *name, const char *value) {
-    if (!strcmp(name, "prompt")) o->prompt = value;
-    else if (!strcmp(name, "n-steps")) o->n_steps = parse_count("-n", value, INT32_MAX);
-    else if (!strcmp(name, "temperature")) o->temperature = (float)parse_number("-t", value, 0, 1e6);
-    else if (!strcmp(name, "top-p")) o->top_p = (float)parse_number("-p", value, 0, 1);
-    else if (!strcmp(name, "seed")) o->seed = parse_seed("-s", value);
-    else if (!strcmp(name, "mode")) o->mode = value;
-    else if (!strcmp(name, "system")) o->system_prompt = value;
-    else if (!strcmp(name, "tokenizer")) o->tokenizer = value;
-    else if (!strcmp(name, "n-ctx")) o->n_ctx = parse_count("--n-ctx", value, 1 << 30);
-    else if (!strcmp(name, "n-threads")) o->n_threads = parse_count("--n-threads", value, 1024);
-    else if (!strcmp(name, "isa")) o->isa = value;
-    else if (!strcmp(name, "kv-type")) o->kv_type = value;
-    else if (!strcmp(name, "no-mmap")) o->no_mmap = true;
-    else o->stats = false;
-}
-
-static options parse_options(int argc, char **argv) {
-    options o = {.mode = "generate", .temperature = 1.0f, .top_p = 0.9f, .n_steps = 256, .stats = true};
-    for (int i = 1; i < argc; i++) {
-        const char *argument = argv[i], *value;
-        if (argument[0] != '-' || !argument[1]) {
-            if (o.checkpoint) fail_option("arguments", "one checkpoint", argument);
-            o.checkpoint = argument;
-            continue;
-        }
-        const flag *f = find_flag(argument, &value);
-        if (!f) fail_option("arguments", "an option that is known", argument);
-        if (!strcmp(f->name, "help")) {
-            fputs(usage_text, stdout);
-            exit(0);
-        }
-        if (f->takes_value && !value && !(value = i + 1 < argc ? argv[++i] : NULL)) fail_option(argument, "a value", NULL);
-        set_option(&o, f->name, value);
-    }
-    if (!o.checkpoint) {
-        fputs(usage_text, stderr);
-        exit(EXIT_USAGE);
-    }
-    if (strcmp(o.mode, "generate") && strcmp(o.mode, "chat")) fail_option("-m", "generate or chat", o.mode);
-    if (!o.seed) o.seed = (uint64_t)time(NULL);
-    return o;
-}
 
 /* ---- errors and signals ---- */
 
@@ -286,15 +140,24 @@ typedef struct ids {
     size_t n;
 } ids;
 
+static void reserve(ids *out, size_t n) {
+    int32_t *data = realloc(out->data, (out->n + n + 1) * sizeof *data);
+    if (!data) fail(EXIT_SYSTEM, "out of memory");
+    out->data = data;
+}
+
+static void append_id(ids *out, int32_t id) {
+    reserve(out, 1);
+    out->data[out->n++] = id;
+}
+
 /* Appends the ids of a text. */
 static void append_text(const program *p, ids *out, const char *text, size_t size, uint32_t flags) {
     ak42_error err;
     size_t n;
     check(ak42_encode(p->tokenizer, text, size, flags, NULL, 0, &n, &err) == AK42_STATUS_RANGE ? AK42_STATUS_OK : err.code, &err);
-    int32_t *data = realloc(out->data, (out->n + n + 1) * sizeof *data);
-    if (!data) fail(EXIT_SYSTEM, "out of memory");
-    out->data = data;
-    check(ak42_encode(p->tokenizer, text, size, flags, data + out->n, n, &n, &err), &err);
+    reserve(out, n);
+    check(ak42_encode(p->tokenizer, text, size, flags, out->data + out->n, n, &n, &err), &err);
     out->n += n;
 }
 
@@ -328,8 +191,8 @@ static void print_token(const program *p, int32_t token, bool first) {
 }
 
 /* Evaluates the prompt, then draws tokens until an end token or until n_positions have been evaluated, as llama2.c counts; the end
- * token is not printed. */
-static void generate(program *p, const ids *prompt) {
+ * token is not printed. answer gets what is; NULL: nobody asks. */
+static void generate(program *p, const ids *prompt, ids *answer) {
     ak42_sampler_opts sampler;
     ak42_sampler_opts_init(&sampler);
     sampler.sampler = AK42_SAMPLER_LLAMA2C;
@@ -346,6 +209,7 @@ static void generate(program *p, const ids *prompt) {
         p->n_generated++;
         if (is_end(p, token)) break;
         print_token(p, token, first);
+        if (answer) append_id(answer, token);
         first = false;
         if (ak42_session_position(p->session) >= p->n_positions) break;
         check(ak42_session_eval(p->session, &token, 1, NULL, 0, &err), &err);
@@ -379,7 +243,7 @@ static void run_generate(program *p) {
         exit(EXIT_INPUT);
     }
     print_prompt(p, &prompt, text);
-    if (prompt.n <= p->n_positions) generate(p, &prompt);
+    if (prompt.n <= p->n_positions) generate(p, &prompt, NULL);
     putchar('\n');
     free(prompt.data);
 }
@@ -449,7 +313,8 @@ static bool read_line(char **line, size_t *capacity, text *out) {
     return true;
 }
 
-static void run_chat(program *p) {
+/* The model's chat, with today's dates; *buffer is the caller's to free. */
+static chat open_chat(const program *p, char **buffer) {
     chat c;
     size_t size;
     const unsigned char *section = ak42_model_metadata(p->model, "CHAT", &size);
@@ -463,37 +328,73 @@ static void run_chat(program *p) {
                 "--system`, which asks the chat template\n", p->o.checkpoint);
         exit(EXIT_INPUT);
     }
+    *buffer = NULL;
+    if (c.flags & CHAT_DATED) {
+        const time_t today = time(NULL);
+        if (!(*buffer = malloc(CHAT_DATE_GROWTH * size))) fail(EXIT_SYSTEM, "out of memory");
+        chat_write_dates(&c, *buffer, localtime(&today));
+    }
+    return c;
+}
+
+/* Evaluates the last turn, which began at a position, anew, with what the template tells of its answer: thoughts are left out of what
+ * comes before a question. */
+static void forget_thoughts(program *p, const chat *c, turn *last, size_t begin, const ids *answer) {
+    ak42_error err;
+    size_t size;
+    ids again = {NULL, 0};
+    const uint32_t flags = AK42_DECODE_SKIP_SPECIAL | AK42_DECODE_CONTINUE;
+    const ak42_status status = ak42_decode(p->tokenizer, answer->data, answer->n, flags, NULL, 0, &size, &err);
+    if (status != AK42_STATUS_RANGE) check(status, &err);
+    char *said = malloc(size + 1);
+    if (!said) fail(EXIT_SYSTEM, "out of memory");
+    check(ak42_decode(p->tokenizer, answer->data, answer->n, flags, said, size, &size, &err), &err);
+    chat_add_answer(last, c, (text){said, size});
+    append_turn(p, &again, last, begin > 0);
+    check(ak42_session_truncate(p->session, begin, &err), &err);
+    check(ak42_session_eval(p->session, again.data, again.n, NULL, 0, &err), &err);
+    free(again.data);
+    free(said);
+}
+
+static void run_chat(program *p) {
+    char *dates, *lines[2] = {NULL, NULL};             /* a question, and the one before it */
+    size_t capacities[2] = {0, 0}, begin = 0;
+    const chat c = open_chat(p, &dates);
     turn next = {.n = 0};
-    ids prompt = {NULL, 0};
-    char *line = NULL;
-    size_t capacity = 0;
+    ids prompt = {NULL, 0}, answer = {NULL, 0};
     const bool terminal = isatty(STDIN_FILENO);
-    for (bool first = true;; first = false) {
+    for (size_t number = 0;; number++) {
         text question;
-        if (first && p->o.prompt) {
+        if (!number && p->o.prompt) {
             question = (text){p->o.prompt, strlen(p->o.prompt)};
         } else {
             if (p->o.prompt && !terminal) break;
             if (terminal) fputs("> ", stderr);
-            if (!read_line(&line, &capacity, &question)) break;
+            if (!read_line(&lines[number % 2], &capacities[number % 2], &question)) break;
         }
-        chat_add_question(&next, &c, question, first, p->o.system_prompt);
-        prompt.n = 0;
-        append_turn(p, &prompt, &next, !first);
-        if (ak42_session_position(p->session) + prompt.n >= p->n_positions) {
+        if (number && c.flags & CHAT_THOUGHTS) forget_thoughts(p, &c, &next, begin, &answer);
+        next.n = 0;
+        /* The end token that was drawn has not been evaluated; the template's own suffix stands for it. */
+        if (number) chat_add_template(&next, &c, CHAT_ASSISTANT_SUFFIX);
+        chat_add_question(&next, &c, question, !number, p->o.system_prompt);
+        begin = ak42_session_position(p->session);
+        prompt.n = answer.n = 0;
+        append_turn(p, &prompt, &next, number > 0);
+        if (begin + prompt.n >= p->n_positions) {
             fprintf(stderr, "run: context exceeded: the conversation needs more than %zu positions; raise -n or --n-ctx\n", p->n_positions);
             exit(EXIT_INPUT);
         }
-        generate(p, &prompt);
+        generate(p, &prompt, &answer);
         putchar('\n');
         fflush(stdout);
-        /* The end token that was drawn has not been evaluated; the template's own suffix stands for it. */
-        next.n = 0;
-        chat_add_template(&next, &c, CHAT_ASSISTANT_SUFFIX);
         if (ak42_session_position(p->session) + 1 >= p->n_positions) break;
     }
-    free(line);
+    free(lines[0]);
+    free(lines[1]);
     free(prompt.data);
+    free(answer.data);
+    free(dates);
 }
 
 int main(int argc, char **argv) {
