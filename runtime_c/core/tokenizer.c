@@ -18,6 +18,7 @@ void encoder_end(encoder *e) {
     mem_free(&e->t->alloc, e->points);
     mem_free(&e->t->alloc, e->symbols);
     mem_free(&e->t->alloc, e->heap);
+    mem_free(&e->t->alloc, e->found);
 }
 
 bool buffer_reserve(encoder *e, buffer *b, uint64_t max) {
@@ -180,8 +181,8 @@ void tokenizer_free(ak42_tokenizer *t) {
     for (uint32_t i = 0; t->steps && i < t->n_steps; i++) regex_free(&t->steps[i].re, &alloc);
     mem_free(&alloc, t->steps);
     mem_free(&alloc, t->step_bytes);
-    mem_free(&alloc, t->raw.nodes);
-    mem_free(&alloc, t->normalised.nodes);
+    finder_free(&t->raw, &alloc);
+    finder_free(&t->normalised, &alloc);
     mem_free(&alloc, t->map);
     mem_free(&alloc, t->bytes);
     mem_free(&alloc, t->begins);

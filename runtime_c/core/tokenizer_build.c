@@ -426,7 +426,7 @@ static ak42_status insert_normalised(builder *b, uint32_t id, const uint8_t *byt
     e->capture = &normal;
     encode_steps(e, 0, bytes, size, true);
     ak42_status status = e->status ? no_memory(b) : AK42_STATUS_OK;
-    if (!status && normal.size) status = trie_insert(b, &b->t->normalised, normal.data, normal.size, id);
+    if (!status && normal.size) status = finder_add(b, &b->t->normalised, normal.data, normal.size, id);
     mem_free(&b->t->alloc, normal.data);
     encoder_end(e);
     mem_free(&b->t->alloc, e->ids);
@@ -434,19 +434,28 @@ static ak42_status insert_normalised(builder *b, uint32_t id, const uint8_t *byt
     return status;
 }
 
-static ak42_status make_tries(builder *b) {
+static ak42_status add_to_finder(builder *b, uint32_t id) {
+    ak42_tokenizer *t = b->t;
+    uint32_t size;
+    const uint8_t *bytes = token_bytes(t, id, &size);
+    if (!size) return AK42_STATUS_OK;
+    if (size > ADDED_BYTES_MAX)
+        return FAIL(b, UNSUPPORTED, "%s: token %u: expected an added token of up to %d bytes, found %u", b->name,
+                    id, ADDED_BYTES_MAX, size);
+    if (t->attrs[id] & ATTR_NORMALIZED) return insert_normalised(b, id, bytes, size);
+    return finder_add(b, &t->raw, bytes, size, id);
+}
+
+/* Of tokens that the normaliser makes equal a special one counts, as in tokenizers. */
+static ak42_status make_finders(builder *b) {
     ak42_tokenizer *t = b->t;
     ak42_status status = AK42_STATUS_OK;
-    for (uint32_t id = 0; id < t->n_tokens && !status; id++) {
-        uint32_t size, type = token_type(t, id);
-        const uint8_t *bytes = token_bytes(t, id, &size);
-        if (!size || (type != TYPE_USER && !type_is_special(type))) continue;
-        if (size > ADDED_BYTES_MAX)
-            return FAIL(b, UNSUPPORTED, "%s: token %u: expected an added token of up to %d bytes, found %u",
-                        b->name, id, ADDED_BYTES_MAX, size);
-        if (t->attrs[id] & ATTR_NORMALIZED) status = insert_normalised(b, id, bytes, size);
-        else status = trie_insert(b, &t->raw, bytes, size, id);
-    }
+    for (uint32_t id = 0; id < t->n_tokens && !status; id++)
+        if (type_is_special(token_type(t, id))) status = add_to_finder(b, id);
+    for (uint32_t id = 0; id < t->n_tokens && !status; id++)
+        if (token_type(t, id) == TYPE_USER) status = add_to_finder(b, id);
+    if (!status) status = finder_build(b, &t->raw);
+    if (!status) status = finder_build(b, &t->normalised);
     return status;
 }
 
@@ -458,7 +467,7 @@ ak42_status build_end(builder *b, ak42_tokenizer **tokenizer) {
     if (status) return status;
     make_byte_ids(t);
     find_word_mark(t);
-    if ((status = make_tries(b))) return status;
+    if ((status = make_finders(b))) return status;
     *tokenizer = t;
     return AK42_STATUS_OK;
 }

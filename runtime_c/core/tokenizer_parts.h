@@ -60,19 +60,31 @@ typedef struct step {
     regex re;                      /* SPLIT, REPLACE unless literal */
 } step;
 
-/* Added tokens as a tree of bytes. */
-typedef struct trie_node {
-    uint32_t child, sibling;       /* 0: none */
-    uint32_t token;                /* that ends here, NO_TOKEN */
-    uint8_t byte;
-} trie_node;
+typedef struct buffer {
+    uint8_t *data;
+    uint32_t size, max;
+} buffer;
 
-typedef struct trie {
-    trie_node *nodes;              /* nodes[0] is unused */
-    uint32_t n_nodes, nodes_max;
-    uint32_t root[256];            /* by first byte; 0: none */
-    uint32_t n_tokens;
-} trie;
+/* Added tokens as an automaton that reads a text backwards (tokenizer_added.c): a tree of the tokens' bytes from
+ * their ends, with links for where to go on when a byte leads nowhere. */
+typedef struct finder_node {
+    uint32_t parent;               /* one byte less */
+    uint32_t back;                 /* the longest other node whose bytes these bytes begin with */
+    uint32_t depth;
+    uint32_t token, token_size;    /* the longest token that begins here; NO_TOKEN */
+    uint8_t byte;                  /* from the parent to here */
+} finder_node;
+
+typedef struct finder {
+    buffer bytes;                  /* of the tokens, one after another, until the automaton is built */
+    uint32_t *entries;             /* (n_tokens, 2): token and size of each, until then */
+    uint32_t n_tokens, tokens_max;
+    finder_node *nodes;            /* (n_nodes); nodes[0] is the root */
+    uint32_t n_nodes;
+    uint32_t *edges;               /* (1 << edges_log): nodes by parent and byte; 0: empty */
+    uint32_t edges_log;
+    uint32_t root[256];            /* nodes[0]'s children by byte; 0: none */
+} finder;
 
 typedef struct merge_slot {
     uint32_t left, right;          /* left NO_TOKEN: empty */
@@ -112,7 +124,7 @@ struct ak42_tokenizer {
     const uint8_t *spaces;         /* decoding: this piece of a token's bytes is a space; NULL: none */
     uint32_t spaces_size, spaces_flags;
     unicode_map *map;
-    trie raw, normalised;          /* added tokens that match in the text, in the normalised text */
+    finder raw, normalised;        /* added tokens that match in the text, in the normalised text */
 };
 
 static inline const uint8_t *token_bytes(const ak42_tokenizer *t, uint32_t id, uint32_t *size) {
@@ -162,11 +174,6 @@ int alphabet_to_byte(uint32_t code_point);
 
 /* ---- encoding ---- */
 
-typedef struct buffer {
-    uint8_t *data;
-    uint32_t size, max;
-} buffer;
-
 typedef struct symbol {            /* a piece's symbols while they are merged; a chain */
     uint32_t id;
     uint32_t begin, size;          /* bytes of the piece; size 0: merged away */
@@ -178,6 +185,10 @@ typedef struct candidate {         /* a pair that could be merged, in a heap */
     uint32_t merged, size;
 } candidate;
 
+typedef struct found {             /* an added token in a text */
+    uint32_t at, node;             /* where it begins, the finder's node */
+} found;
+
 typedef struct encoder {
     const ak42_tokenizer *t;
     uint32_t flags;                /* of ak42_encode */
@@ -188,6 +199,8 @@ typedef struct encoder {
     buffer buffers[STEPS_MAX + 1];
     uint32_t *points;              /* NFC's code points */
     uint32_t points_max;
+    found *found;                  /* (n_found): the last one stands first in its text */
+    uint32_t n_found, found_max;
     buffer *capture;               /* not NULL: normalised text goes here instead of to ADDED */
     symbol *symbols;
     uint32_t symbols_max;
@@ -200,10 +213,12 @@ void encoder_end(encoder *e);                /* frees all but ids */
 void encoder_emit(encoder *e, uint32_t id);
 bool buffer_reserve(encoder *e, buffer *b, uint64_t max);
 
-/* Finds added tokens of the tree in text, emits them and gives what stands between to steps from next on. */
-void encode_added(encoder *e, const trie *tree, const uint8_t *text, uint32_t size, uint32_t next,
-                  bool first);
-ak42_status trie_insert(builder *b, trie *tree, const uint8_t *bytes, uint32_t size, uint32_t token);
+/* Finds added tokens in text, emits them and gives what stands between to steps from next on. */
+void encode_added(encoder *e, const finder *f, const uint8_t *text, uint32_t size, uint32_t next, bool first);
+/* Of tokens with the same bytes the first one is found. After the last one finder_build. */
+ak42_status finder_add(builder *b, finder *f, const uint8_t *bytes, uint32_t size, uint32_t token);
+ak42_status finder_build(builder *b, finder *f);
+void finder_free(finder *f, const allocator *alloc);
 /* Runs steps from step on; first: the text's beginning is the beginning of what the caller encodes. */
 void encode_steps(encoder *e, uint32_t step, const uint8_t *text, uint32_t size, bool first);
 void encode_piece(encoder *e, const uint8_t *text, uint32_t size);
