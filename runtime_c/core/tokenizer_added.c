@@ -207,12 +207,13 @@ void encode_added(encoder *e, const finder *f, const uint8_t *text, uint32_t siz
         if (type_is_special(attr & TYPE_MASK) && !(e->flags & AK42_ENCODE_SPECIAL)) continue;
         if (attr & ATTR_SINGLE_WORD && (word_before(e, text, begin, end) || word_after(e, stop, end)))
             continue;
-        if (attr & ATTR_LSTRIP) begin = skip_space_back(from < begin ? from : begin, begin, end);
+        if (attr & ATTR_LSTRIP) begin = from < begin ? skip_space_back(from, begin, end) : from;
         if (attr & ATTR_RSTRIP) {
             /* Inside white space that has been walked through the end is known. */
             if (stop >= blank_end || (*stop & 0xC0) == 0x80) blank_end = skip_space(stop, end);
             stop = blank_end;
         }
+        if (begin >= stop) continue;         /* the token before has taken all of its white space */
         between(e, next, text, from, begin, first);
         encoder_emit(e, id);
         from = stop;
