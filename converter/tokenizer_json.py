@@ -373,7 +373,7 @@ def _token(text: str, piece: bool, added: Mapping[str, Any] | None, model: Mappi
     return raw, USER, attr
 
 
-def _merges(model: Mapping[str, Any], pieces: Mapping[str, int]) -> tuple[tuple[int, int], ...]:
+def _merges(model: Mapping[str, Any], pieces: Mapping[str, int], byte_level: bool) -> tuple[tuple[int, int], ...]:
     pairs = []
     for rank, item in enumerate(_get(model, "merges", list, "model")):
         parts = item.split(" ") if isinstance(item, str) else item
@@ -383,6 +383,8 @@ def _merges(model: Mapping[str, Any], pieces: Mapping[str, int]) -> tuple[tuple[
         if left is None or right is None or parts[0] + parts[1] not in pieces:
             raise FormatError(f"{FILE}: model.merges {rank}: a part or the whole is no token: {escape(' '.join(parts))}")
         pairs.append((left, right))
+    if not pairs and not byte_level:          # the runtime would merge by score
+        raise UnsupportedError(f"{FILE}: model.merges: expected merges, found none: a vocabulary without merges is not supported")
     return tuple(pairs)
 
 
@@ -431,7 +433,7 @@ def _read(data: Mapping[str, Any], config: Mapping[str, Any]) -> Vocab:
     fallback = _get(model, "byte_fallback", bool, "model", False)
     if not byte_level and fallback != decoding.bytes and any(byte_value(token) is not None for token in tokens):
         raise _unsupported("decoder", "ByteFallback on one side only")
-    merges = _merges(model, pieces)
+    merges = _merges(model, pieces, byte_level)
     normaliser = _normaliser(data.get("normalizer"))
     all_steps = (*normaliser, steps.ADDED_STEP, *_without_idle_split(normaliser, pre_tokenizer))
     unk = _get(model, "unk_token", str, "model", None)

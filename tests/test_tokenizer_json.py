@@ -113,6 +113,13 @@ def test_wrong(path: str, value: Any, text: str) -> None:
     assert str(error.value).startswith("tokenizer.json") and str(error.value).isascii() and "\n" not in str(error.value)
 
 
+def test_no_merges() -> None:
+    """The runtime would merge such a vocabulary by score, `tokenizers` does not merge at all."""
+    with pytest.raises(UnsupportedError, match="model.merges: expected merges, found none"):
+        Vocab.from_tokenizer_json(changed(spm(), "model/merges", []))
+    assert Vocab.from_tokenizer_json(changed(byte_level(), "model/merges", [])).merges == ()
+
+
 def test_config_decides_only_without_a_template() -> None:
     """The post-processor is the truth about BOS; tokenizer_config.json's add_bos_token stands in where there is none."""
     data, config = byte_level(), {"bos_token": "<s>", "add_bos_token": True}
