@@ -139,6 +139,8 @@ class _Parser:
                 self.at += 1
                 if self.peek("["):
                     raise self.refuse("a class within a class")
+                if self.peek("&&"):              # the "-" is then the character itself
+                    raise self.refuse("an intersection of classes")
                 found = self.bracket_char()
                 if found is None:
                     raise self.refuse("a range to a class")

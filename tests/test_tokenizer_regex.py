@@ -135,7 +135,7 @@ def test_real_patterns(pattern: str) -> None:
 
 REFUSED = [
     (r"a*?", "lazy"), (r"(?<=a)b", "kind of group"), (r"(?<n>a)", "kind of group"), (r"(?>a)", "kind of group"), (r"\ba", "escape"),
-    (r"(a)\1", "escape"), (r"^a", "beginning of a line"), (r"[[:alpha:]]", "class within a class"), (r"[a&&b]", "intersection"),
+    (r"(a)\1", "escape"), (r"^a", "beginning of a line"), (r"[[:alpha:]]", "class within a class"), (r"[a&&b]", "intersection"), (r"[!-&&a]", "intersection"), (r"[&-&&]", "intersection"),
     (r"\p{Han}", "property"), (r"\pL", "without braces"), (r"(?!ab)c", "more than one class"), (r"(a*)*", "can be empty"),
     (r"a*", "empty text"), (r"a**", "quantifier of a quantifier"), (r"(ab)++", "possessive"), (r"a{2}+", "after braces"),
     (r"(?i:é)", "beyond ASCII"), (r"(?i:st)", "ligature"), (r"(?i:\p{L})", "inside"), (r"(?i:[\w])", "inside"), (r"(?i:a\S)", "inside"), (r"\h", "escape"), (r"[^]", "empty class"),

@@ -224,6 +224,9 @@ item:
 
 /* ---- classes ---- */
 
+/* Also behind a '-', which is then the character itself. */
+static bool at_intersection(const parser *s) { return s->end - s->p > 1 && s->p[0] == '&' && s->p[1] == '&'; }
+
 /* [...], the bracket is behind us; *class is the class's number. */
 static bool bracket(parser *s, uint32_t *class) {
     uint32_t first_item = s->re->n_items;
@@ -239,8 +242,7 @@ static bool bracket(parser *s, uint32_t *class) {
             return *class != NONE;
         }
         if (*s->p == '[') return refuse(s, "a class within a class") != NONE;
-        if (*s->p == '&' && s->end - s->p > 1 && s->p[1] == '&')
-            return refuse(s, "an intersection of classes") != NONE;
+        if (at_intersection(s)) return refuse(s, "an intersection of classes") != NONE;
         if (*s->p == '\\') {
             s->p++;
             escape_kind kind = escape(s, &low);
@@ -255,6 +257,7 @@ static bool bracket(parser *s, uint32_t *class) {
         if (s->end - s->p > 1 && *s->p == '-' && s->p[1] != ']') {
             s->p++;
             if (*s->p == '[') return refuse(s, "a class within a class") != NONE;
+            if (at_intersection(s)) return refuse(s, "an intersection of classes") != NONE;
             if (*s->p == '\\') {
                 s->p++;
                 escape_kind kind = escape(s, &high);
