@@ -14,8 +14,8 @@ from .errors import FormatError, UnsupportedError
 from .tokenizer_steps import ADDED, PREPEND, REPLACE, SPACES, SPLIT, STEP_BYTES_MAX, STEPS_MAX, Step
 
 NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6          # GGUF's token types
-LSTRIP, RSTRIP, SINGLE_WORD, NORMALIZED, ADDED_ONLY = 1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12
-ATTRS = LSTRIP | RSTRIP | SINGLE_WORD | NORMALIZED | ADDED_ONLY
+LSTRIP, RSTRIP, SINGLE_WORD, NORMALIZED, ADDED_ONLY, ALSO_BYTE = 1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13
+ATTRS = LSTRIP | RSTRIP | SINGLE_WORD | NORMALIZED | ADDED_ONLY | ALSO_BYTE
 
 TOKENS_MAX = 1 << 24
 EOS_MAX = 4
@@ -166,10 +166,10 @@ def checked(vocab: Vocab, where: str) -> Vocab:
         raise FormatError(f"{where}: a BOS or EOS is added, but there is none")
     if vocab.emit_unk and vocab.unk_id < 0:
         raise FormatError(f"{where}: an unknown token is emitted, but there is none")
-    for token_id, (token, kind) in enumerate(zip(vocab.tokens, vocab.types, strict=True)):
+    for token_id, (token, kind, attr) in enumerate(zip(vocab.tokens, vocab.types, vocab.attrs, strict=True)):
         if not NORMAL <= kind <= BYTE:
             raise FormatError(f"{where}: token {token_id}: expected a type of 1 to 6, found {kind}")
-        if kind == BYTE and byte_value(token) is None:
+        if (kind == BYTE or attr & ALSO_BYTE) and byte_value(token) is None:
             raise FormatError(f"{where}: token {token_id}: expected a byte as <0x..>, found other text")
         if is_added(kind) and len(token) > ADDED_BYTES_MAX:
             raise UnsupportedError(f"{where}: token {token_id}: expected an added token of up to {ADDED_BYTES_MAX} bytes, "

@@ -14,6 +14,7 @@ from typing import Any
 from .errors import FormatError, UnsupportedError, escape
 from .tokenizer import (
     ADDED_ONLY,
+    ALSO_BYTE,
     BYTE,
     CONTROL,
     NORMAL,
@@ -228,7 +229,9 @@ def gguf_notes(vocab: Vocab) -> list[str]:
     notes = []
     if any(step.op == PREPEND and step.flags & PREPEND_FIRST for step in vocab.steps):
         notes.append("tokenizer: other readers of this GGUF file put a space behind special tokens too, and before a space")
-    if any(attr & ~ADDED_ONLY for attr, kind in zip(vocab.attrs, vocab.types, strict=True) if is_added(kind)):
+    if any(attr & ALSO_BYTE for attr in vocab.attrs):
+        notes.append("tokenizer: other readers of this GGUF file do not find added tokens that stand for a byte (<0x0A>) in a text")
+    if any(attr & ~(ADDED_ONLY | ALSO_BYTE) for attr, kind in zip(vocab.attrs, vocab.types, strict=True) if is_added(kind)):
         notes.append("tokenizer: GGUF has no place for added tokens' lstrip, rstrip, single_word and normalized")
     if len(vocab.eos_ids) > len(_EOS_KEYS):
         notes.append(f"tokenizer: GGUF has room for {len(_EOS_KEYS)} eos ids, the model has {len(vocab.eos_ids)}")
@@ -266,7 +269,9 @@ def _spm_keys(vocab: Vocab) -> dict[str, Any]:
                                + escape(describe_steps(vocab)))
     keys: dict[str, Any] = {
         "model": "llama", "pre": "default", "tokens": [_utf8(token, i) for i, token in enumerate(vocab.tokens)],
-        "scores": [score if math.isfinite(score) else -1e30 for score in vocab.scores], "token_type": list(vocab.types),
+        "scores": [score if math.isfinite(score) else -1e30 for score in vocab.scores],
+        # Of an added token that is a byte, too, others need the byte.
+        "token_type": [BYTE if attr & ALSO_BYTE else kind for kind, attr in zip(vocab.types, vocab.attrs, strict=True)],
         "add_space_prefix": prefix}
     if collapse:
         keys["remove_extra_whitespaces"] = True

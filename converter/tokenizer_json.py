@@ -6,6 +6,7 @@ Parsed JSON in, Vocab out; the way back is tokenizer_json_writer.py. What the co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ from .errors import FormatError, UnsupportedError, escape
 from .tokenizer import (
     ADDED_BYTES_MAX,
     ADDED_ONLY,
+    ALSO_BYTE,
     BYTE,
     CONTROL,
     LSTRIP,
@@ -359,18 +361,32 @@ def _token(text: str, piece: bool, added: Mapping[str, Any] | None, model: Mappi
     raw = text.encode()
     mapped = steps.from_letters(text) if byte_level else None
     attr = ADDED_ONLY if byte_level and mapped is None else 0
+    is_byte = not byte_level and model.get("byte_fallback") and byte_value(raw) is not None
     if added is None:
         if byte_level:
             return (raw if mapped is None else mapped), NORMAL, attr
-        return raw, BYTE if model.get("byte_fallback") and byte_value(raw) is not None else NORMAL, 0
+        return raw, BYTE if is_byte else NORMAL, 0
     attr |= _attributes(added, "added_tokens")
     if piece and byte_level and mapped is not None and mapped != raw:
         raise UnsupportedError(f"{FILE}: added token {escape(text)}: it is the vocabulary's name of other bytes too: not supported")
-    if not piece and (model.get("ignore_merges") or len(text) == 1):
+    if not piece and (model.get("ignore_merges") or len(text) == 1 or is_byte):
         attr |= ADDED_ONLY                # elsewhere it makes no difference
+    if is_byte:
+        attr |= ALSO_BYTE
     if _get(added, "special", bool, "added_tokens", False):
         return raw, UNKNOWN if text == model.get("unk_token") and not byte_level else CONTROL, attr
     return raw, USER, attr
+
+
+# What tokenizers decodes to a byte; it encodes with two capital digits only, and here a byte has one name.
+_BYTE_NAME = re.compile(r"<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")
+
+
+def _check_bytes(texts: list[str]) -> None:
+    for text in filter(_BYTE_NAME.fullmatch, texts):
+        if text[3:5] != text[3:5].upper() or text[3] == "+":
+            raise UnsupportedError(f"{FILE}: token {escape(text)}: expected a byte as <0x..> with two capital hexadecimal digits, as "
+                                   "byte_fallback encodes it, found another name of it: not supported")
 
 
 def _merges(model: Mapping[str, Any], pieces: Mapping[str, int], byte_level: bool) -> tuple[tuple[int, int], ...]:
@@ -433,6 +449,8 @@ def _read(data: Mapping[str, Any], config: Mapping[str, Any]) -> Vocab:
     fallback = _get(model, "byte_fallback", bool, "model", False)
     if not byte_level and fallback != decoding.bytes and any(byte_value(token) is not None for token in tokens):
         raise _unsupported("decoder", "ByteFallback on one side only")
+    if not byte_level and fallback:
+        _check_bytes(texts)
     merges = _merges(model, pieces, byte_level)
     normaliser = _normaliser(data.get("normalizer"))
     all_steps = (*normaliser, steps.ADDED_STEP, *_without_idle_split(normaliser, pre_tokenizer))

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+from converter.errors import UnsupportedError
 from converter.tokenizer import LSTRIP, NORMAL, RSTRIP, USER, Vocab
 from converter.tokenizer_steps import ADDED_STEP
 from tokenizer_support import Tokenizer
@@ -58,6 +59,37 @@ def test_random_added_tokens() -> None:
             assert ours.encode(text, special=special) == wanted, (hf.to_str(), text)
             compared += 1
     assert compared > 2000
+
+
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_byte_tokens_that_are_added(special: bool) -> None:
+    """Byte fallback goes on using them, their text is found as well, and both decode to the byte; one that is no piece only decodes."""
+    added = [{"content": text, "special": special, "rstrip": text == "<0x41>"} for text in ("<0x0D>", "<0x41>", "<0xC3>", "<0xA9>")]
+    for pieces in ([*"abc", "bc", *BYTES], [*"abc", "bc", *(text for text in BYTES if text != "<0x0D>")]):
+        data = tokenizer_json(pieces, added, byte_fallback=True)
+        data["normalizer"] = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+        vocab = Vocab.from_tokenizer_json(data)
+        assert Vocab.from_tokn(vocab.to_tokn()) == vocab == Vocab.from_tokenizer_json(vocab.to_tokenizer_json())
+        assert vocab.to_gguf()["ak42.tokenizer"] == list(vocab.to_tokn()) and "byte" in vocab.gguf_notes()[0]
+        hf, ours = opened(data)
+        for text in ("a\rb", "A\r<0x0D>a", "<0x41>  b", "é<0xC3><0xA9>", "<0x0D", "bc<0x42>"):
+            for found in (False, True):
+                hf.encode_special_tokens = not found
+                ids = hf.encode(text).ids
+                assert ours.encode(text, special=found) == ids, text
+                for skip in (False, True):
+                    assert ours.decode(ids, skip_special=skip).decode() == hf.decode(ids, skip_special_tokens=skip), text
+
+
+@pytest.mark.parametrize("name", ["<0x0d>", "<0xaB>", "<0x+5>"])
+def test_other_names_of_bytes(name: str) -> None:
+    data = tokenizer_json([*"abc", "bc", name], [], byte_fallback=True)
+    assert HFTokenizer.from_str(json.dumps(data)).decode([4]) != name
+    with pytest.raises(UnsupportedError, match="two capital hexadecimal digits"):
+        Vocab.from_tokenizer_json(data)
 
 
 @pytest.mark.parametrize(("added", "attr", "text"), [

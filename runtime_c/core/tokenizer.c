@@ -119,7 +119,7 @@ static void decode_token(decoder *d, uint32_t id, bool first) {
     const ak42_tokenizer *t = d->t;
     uint32_t size, from = 0;
     const uint8_t *bytes = token_bytes(t, id, &size);
-    if (token_type(t, id) == TYPE_BYTE && t->flags & FLAG_BYTE_FALLBACK) {
+    if (token_is_byte(t, id) && t->flags & FLAG_BYTE_FALLBACK) {
         uint8_t byte = (uint8_t)byte_token_value(bytes, size);
         put(d, &byte, 1);
         return;

@@ -124,7 +124,7 @@ ak42_status build_token(builder *b, const uint8_t *bytes, uint64_t size, float s
     uint32_t type = attr & TYPE_MASK, begin = t->begins[b->n_added];
     if (type < TYPE_NORMAL || type > TYPE_BYTE || attr & ~(uint32_t)ATTR_ALL)
         return FAIL(b, FORMAT, "%s: token %u: unknown type 0x%x", b->name, b->n_added, attr);
-    if (type == TYPE_BYTE && byte_token_value(bytes, size) < 0)
+    if ((type == TYPE_BYTE || attr & ATTR_BYTE) && byte_token_value(bytes, size) < 0)
         return FAIL(b, FORMAT, "%s: token %u: expected a byte as <0x..>, found other text", b->name,
                     b->n_added);
     if (b->n_added == t->n_tokens || size > b->bytes_size - begin)
@@ -376,7 +376,7 @@ static void make_byte_ids(ak42_tokenizer *t) {
     for (uint32_t id = t->n_tokens; id-- > 0;) {
         uint32_t size;
         const uint8_t *bytes = token_bytes(t, id, &size);
-        if (token_type(t, id) == TYPE_BYTE && t->flags & FLAG_BYTE_FALLBACK)
+        if (token_is_byte(t, id) && t->flags & FLAG_BYTE_FALLBACK && !(t->attrs[id] & ATTR_ADDED_ONLY))
             t->byte_ids[byte_token_value(bytes, size)] = id;
     }
     for (uint32_t i = 0; i < 128; i++) {

@@ -28,7 +28,7 @@ enum {
 };
 enum {
     ATTR_LSTRIP = 1 << 8, ATTR_RSTRIP = 1 << 9, ATTR_SINGLE_WORD = 1 << 10, ATTR_NORMALIZED = 1 << 11,
-    ATTR_ADDED_ONLY = 1 << 12, ATTR_ALL = (1 << 13) - 1
+    ATTR_ADDED_ONLY = 1 << 12, ATTR_BYTE = 1 << 13, ATTR_ALL = (1 << 14) - 1
 };
 
 typedef enum step_op {
@@ -132,6 +132,10 @@ static inline const uint8_t *token_bytes(const ak42_tokenizer *t, uint32_t id, u
     return t->bytes + t->begins[id];
 }
 static inline uint32_t token_type(const ak42_tokenizer *t, uint32_t id) { return t->attrs[id] & TYPE_MASK; }
+/* Whether a token stands for a byte, in both directions: as its type or beside it. */
+static inline bool token_is_byte(const ak42_tokenizer *t, uint32_t id) {
+    return token_type(t, id) == TYPE_BYTE || t->attrs[id] & ATTR_BYTE;
+}
 static inline bool type_is_special(uint32_t type) { return type == TYPE_CONTROL || type == TYPE_UNKNOWN; }
 
 /* ---- building: tokenizer_build.c. The order of calls is that of the declarations. ---- */
