@@ -216,36 +216,52 @@ class _Decoding:
     bytes: bool = False
 
 
-def _decoder(value: Any, byte_level: bool) -> _Decoding:
-    parts = [part for part in _flatten(value, "decoders", "decoder") if part[0] != "Fuse"]
-    names = [name for name, _ in parts]
+# The parts of a SentencePiece vocabulary's decoder, in the order in which each has the effect that the runtime gives it.
+_DECODER_ORDER = ("Replace", "Metaspace", "ByteFallback", "Fuse", "Strip")
+
+
+def _check_order(names: list[str], byte_level: bool) -> None:
+    """Fuse makes one token of all: what comes behind it sees the whole text, what stands before it each token."""
     if byte_level:
-        if names != ["ByteLevel"]:
+        if names[:1] != ["ByteLevel"] or set(names[1:]) - {"Fuse"}:
             raise _unsupported("decoder", f"{' + '.join(names) or 'null'} of a byte-level vocabulary")
+        return
+    for name in names:
+        if name not in _DECODER_ORDER:
+            raise _unsupported("decoder", name)
+    places = [_DECODER_ORDER.index(name) for name in names]
+    once = [name for name in names if name != "Fuse"]
+    if places != sorted(places) or len(set(once)) != len(once) or {"Replace", "Metaspace"} <= set(names) or (
+            "Strip" in names and "Fuse" not in names):
+        raise UnsupportedError(f"{FILE}: decoder: expected Replace or Metaspace, ByteFallback, Fuse, Strip in this order (and Strip only "
+                               f"behind Fuse), found {', '.join(names)}: not supported")
+
+
+def _decoder(value: Any, byte_level: bool) -> _Decoding:
+    parts = _flatten(value, "decoders", "decoder")
+    names = [name for name, _ in parts]
+    _check_order(names, byte_level)
+    if byte_level:
         return _Decoding()
-    spaces, strip, has_bytes = None, False, False
-    for index, (name, body) in enumerate(parts):
+    if not names:
+        raise _unsupported("decoder", "null")
+    spaces, strip = None, False
+    for name, body in parts:
         where = f"decoder {name}"
-        if name == "Replace" and not spaces:
+        if name == "Replace":
             text, regex = _pattern(body, where)
             if regex or _get(body, "content", str, where) != " ":
                 raise _unsupported("decoder", "Replace of anything but a mark by a space")
             spaces = steps.spaces(text)
-        elif name == "Metaspace" and not spaces:
+        elif name == "Metaspace":
             legacy = "always" if _get(body, "add_prefix_space", bool, where, True) else "never"
             scheme = _get(body, "prepend_scheme", str, where, legacy)
             spaces = steps.spaces(_get(body, "replacement", str, where, steps.MARK), scheme != "never")
-        elif name == "ByteFallback" and not has_bytes:
-            has_bytes = True
-        elif name == "Strip" and index == len(parts) - 1:
+        elif name == "Strip":
             if (body.get("content"), body.get("start"), body.get("stop")) != (" ", 1, 0):
                 raise _unsupported("decoder", "Strip of anything but one leading space")
             strip = True
-        else:
-            raise _unsupported("decoder", name)
-    if not parts:
-        raise _unsupported("decoder", "null")
-    return _Decoding(spaces, strip, has_bytes)
+    return _Decoding(spaces, strip, "ByteFallback" in names)
 
 
 # ---- post_processor ----

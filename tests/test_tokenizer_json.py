@@ -3,6 +3,7 @@ line that says where, and no JSON whatever makes the reader raise anything but a
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import random
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from converter.errors import ConvertError, FormatError, UnsupportedError
 from converter.tokenizer import CONTROL, USER, Vocab
 from tokenizer_support import Tokenizer, TokenizerError
+from tokenizers import Tokenizer as HFTokenizer
 
 
 def byte_level() -> dict[str, Any]:
@@ -111,6 +113,42 @@ def test_wrong(path: str, value: Any, text: str) -> None:
     with pytest.raises((FormatError, UnsupportedError), match=text) as error:
         Vocab.from_tokenizer_json(changed(byte_level(), path, value))
     assert str(error.value).startswith("tokenizer.json") and str(error.value).isascii() and "\n" not in str(error.value)
+
+
+DECODER_PARTS = {
+    "Replace": {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, "ByteFallback": {"type": "ByteFallback"},
+    "Fuse": {"type": "Fuse"}, "Strip": {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    "Metaspace": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}}
+
+
+def test_orders_of_decoders() -> None:
+    """Every order of up to four parts: decoded as `tokenizers` does it, or refused."""
+    rng = random.Random(9)
+    pieces = ["a", "b", "ab", "▁", "▁a", " ", "  a", "▁▁", " ▁", *(f"<0x{byte:02X}>" for byte in range(256))]
+    data = changed(spm(), "model/vocab", {piece: i for i, piece in enumerate(pieces)})
+    data["added_tokens"], data["post_processor"], kept = [], None, []
+    mark = [9 + byte for byte in "▁".encode()]
+    for names in itertools.chain.from_iterable(itertools.product(DECODER_PARTS, repeat=n) for n in range(1, 5)):
+        data["decoder"] = {"type": "Sequence", "decoders": [DECODER_PARTS[name] for name in names]}
+        try:
+            ours = Tokenizer(Vocab.from_tokenizer_json(data).to_tokn())
+        except UnsupportedError as error:
+            assert "decoder" in str(error) and "\n" not in str(error)
+            continue
+        kept.append(names)
+        hf = HFTokenizer.from_str(json.dumps(data))
+        for _ in range(60):
+            ids = [i for _ in range(rng.randint(1, 4)) for i in rng.choice(([rng.randrange(9)], [rng.randrange(9)], mark, [9 + 32]))]
+            assert ours.decode(ids).decode() == hf.decode(ids), (names, ids)
+    assert ("Replace", "ByteFallback", "Fuse", "Strip") in kept and ("Replace", "ByteFallback") in kept and len(kept) == 14
+
+
+@pytest.mark.parametrize("names", [("Strip", "Fuse"), ("ByteFallback", "Fuse", "Metaspace"), ("Fuse", "Replace", "ByteFallback"),
+                                   ("ByteFallback", "Strip")])
+def test_order_is_named(names: tuple[str, ...]) -> None:
+    data = changed(spm(), "decoder", {"type": "Sequence", "decoders": [DECODER_PARTS[name] for name in names]})
+    with pytest.raises(UnsupportedError, match=f"in this order .*, found {', '.join(names)}: not supported"):
+        Vocab.from_tokenizer_json(data)
 
 
 def test_no_merges() -> None:
