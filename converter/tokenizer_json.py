@@ -405,6 +405,14 @@ def _check_bytes(texts: list[str]) -> None:
                                    "byte_fallback encodes it, found another name of it: not supported")
 
 
+def _check_letters(pieces: Mapping[str, int]) -> None:
+    """byte_fallback of a byte-level vocabulary counts for letters of GPT-2's alphabet only, and only for one that is no token."""
+    for letter in steps.LETTERS:
+        if letter not in pieces and all(f"<0x{byte:02X}>" in pieces for byte in letter.encode()):
+            raise UnsupportedError(f"{FILE}: model.byte_fallback: expected no effect in a byte-level vocabulary, found no token "
+                                   f"{escape(letter)}, which falls back to bytes: not supported")
+
+
 def _merges(model: Mapping[str, Any], pieces: Mapping[str, int], byte_level: bool) -> tuple[tuple[int, int], ...]:
     pairs = []
     for rank, item in enumerate(_get(model, "merges", list, "model")):
@@ -465,8 +473,8 @@ def _read(data: Mapping[str, Any], config: Mapping[str, Any]) -> Vocab:
     fallback = _get(model, "byte_fallback", bool, "model", False)
     if not byte_level and fallback != decoding.bytes and any(byte_value(token) is not None for token in tokens):
         raise _unsupported("decoder", "ByteFallback on one side only")
-    if not byte_level and fallback:
-        _check_bytes(texts)
+    if fallback:
+        _check_letters(pieces) if byte_level else _check_bytes(texts)
     merges = _merges(model, pieces, byte_level)
     normaliser = _normaliser(data.get("normalizer"))
     all_steps = (*normaliser, steps.ADDED_STEP, *_without_idle_split(normaliser, pre_tokenizer))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from converter.errors import ConvertError, FormatError, UnsupportedError
 from converter.tokenizer import CONTROL, USER, Vocab
+from converter.tokenizer_steps import LETTERS
 from tokenizer_support import Tokenizer, TokenizerError
 from tokenizers import Tokenizer as HFTokenizer
 
@@ -148,6 +149,22 @@ def test_orders_of_decoders() -> None:
 def test_order_is_named(names: tuple[str, ...]) -> None:
     data = changed(spm(), "decoder", {"type": "Sequence", "decoders": [DECODER_PARTS[name] for name in names]})
     with pytest.raises(UnsupportedError, match=f"in this order .*, found {', '.join(names)}: not supported"):
+        Vocab.from_tokenizer_json(data)
+
+
+def test_byte_fallback_of_byte_level() -> None:
+    """Accepted where it does nothing, as tokenizers shows; refused where a letter would fall back."""
+    data = changed(byte_level(), "model/byte_fallback", True)
+    data["model"]["vocab"] |= {f"<0x{byte:02X}>": 5 + byte for byte in range(64)}          # ASCII letters from @ on stay out of it
+    data["model"]["vocab"] |= {letter: 69 + i for i, letter in enumerate(LETTERS[33:64])}
+    data["post_processor"] = None
+    hf, ours = HFTokenizer.from_str(json.dumps(data)), Tokenizer(Vocab.from_tokenizer_json(data).to_tokn())
+    text = "ab !?09Zé\n"
+    assert ours.encode(text) == hf.encode(text).ids == [2, 3, 69, 99, 84, 93]
+    del data["model"]["vocab"]["!"]
+    data["model"]["vocab"] |= {"?": 69}
+    assert 5 + 0x21 in HFTokenizer.from_str(json.dumps(data)).encode(text).ids
+    with pytest.raises(UnsupportedError, match="model.byte_fallback: expected no effect.*found no token !"):
         Vocab.from_tokenizer_json(data)
 
 
