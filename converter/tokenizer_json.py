@@ -195,6 +195,28 @@ def _pre_tokenizer(value: Any) -> tuple[list[Step], bool]:
     return found, byte_level
 
 
+def _check_first(normaliser: list[Step], pre_tokenizer: list[Step], normalized: bool) -> None:
+    """Metaspace's "first" is about the original text: a piece that holds the first character's place. The runtime asks for the
+    beginning of the normalised text, which is the same as long as each character has its own place. `normalized`: added tokens
+    cut the normalised text."""
+    prefixes = [i for i, step in enumerate(pre_tokenizer) if step.op == steps.PREPEND]
+    place = next((i for i in reversed(prefixes) if pre_tokenizer[i].flags & steps.PREPEND_FIRST), None)
+    if place is None:
+        return
+    grows = False                          # more than one character may have the place of the first one
+    for step in normaliser:
+        text, content = steps.replace_parts(step) if step.op == steps.REPLACE else ("", "")
+        if step.op == steps.REPLACE and (step.flags & steps.REPLACE_REGEX or len(text) != 1 or not content):
+            raise _unsupported("pre_tokenizer Metaspace", f'with prepend_scheme "first" behind a Replace of {text}')
+        if step.op == steps.STRIP and step.flags & steps.STRIP_LEFT and grows:
+            raise _unsupported("pre_tokenizer Metaspace", 'with prepend_scheme "first" behind a Strip of what the normalizer wrote')
+        grows = grows or step.op in (steps.PREPEND, steps.NFC) or len(content) > 1
+    if grows and (normalized or place > 1):
+        raise _unsupported("pre_tokenizer Metaspace", 'with prepend_scheme "first" behind a normalizer that lengthens the text, and cuts')
+    if prefixes[0] < place:
+        raise _unsupported("pre_tokenizer Metaspace", 'with prepend_scheme "first" behind another')
+
+
 def _without_idle_split(normaliser: list[Step], pre_tokenizer: list[Step]) -> list[Step]:
     """Gemma's tokenizer splits at spaces after all of them have become marks: there is nothing to split."""
     if not normaliser or not pre_tokenizer or normaliser[-1].op != steps.REPLACE or normaliser[-1].flags & steps.REPLACE_REGEX:
@@ -477,6 +499,7 @@ def _read(data: Mapping[str, Any], config: Mapping[str, Any]) -> Vocab:
         _check_letters(pieces) if byte_level else _check_bytes(texts)
     merges = _merges(model, pieces, byte_level)
     normaliser = _normaliser(data.get("normalizer"))
+    _check_first(normaliser, pre_tokenizer, any(attr & NORMALIZED for attr in attrs))
     all_steps = (*normaliser, steps.ADDED_STEP, *_without_idle_split(normaliser, pre_tokenizer))
     unk = _get(model, "unk_token", str, "model", None)
     if unk is not None and unk not in pieces:

@@ -12,6 +12,7 @@ import pytest
 from converter.errors import ConvertError, FormatError, UnsupportedError
 from converter.tokenizer import CONTROL, USER, Vocab
 from converter.tokenizer_steps import LETTERS
+from test_tokenizer_added import tokenizer_json
 from tokenizer_support import Tokenizer, TokenizerError
 from tokenizers import Tokenizer as HFTokenizer
 
@@ -150,6 +151,42 @@ def test_order_is_named(names: tuple[str, ...]) -> None:
     data = changed(spm(), "decoder", {"type": "Sequence", "decoders": [DECODER_PARTS[name] for name in names]})
     with pytest.raises(UnsupportedError, match=f"in this order .*, found {', '.join(names)}: not supported"):
         Vocab.from_tokenizer_json(data)
+
+
+def random_normaliser(rng: random.Random) -> dict[str, Any]:
+    kind = rng.choice(["Replace", "Replace", "Regex", "Strip", "Prepend", "NFC"])
+    if kind in ("Replace", "Regex"):
+        text = rng.choice(["a", "ab", "b", " ", "é", "P", "Pa"] if kind == "Replace" else ["a+", r"\s", "[aé]b", r"\A +"])
+        content = "" if text[0] == "\\" and text[1] == "A" else rng.choice(["", "x", "ab", " ", "c c", "▁"])
+        return {"type": "Replace", "pattern": {"String" if kind == "Replace" else kind: text}, "content": content}
+    return {"Strip": {"type": "Strip", "strip_left": rng.random() < 0.7, "strip_right": rng.random() < 0.5},
+            "Prepend": {"type": "Prepend", "prepend": rng.choice(["P", " ", "ab"])}, "NFC": {"type": "NFC"}}[kind]
+
+
+def test_first_behind_normalisers() -> None:
+    """prepend_scheme "first" asks for the place in the original text: as `tokenizers` has it, or refused."""
+    rng = random.Random(31)
+    refused = same = 0
+    for _ in range(600):
+        added = [{"content": text, "normalized": rng.random() < 0.5}
+                 for text in rng.sample(["P", "<x>", "\u0915", "abc", "x"], rng.choice((0, 0, 1, 2)))]
+        data = tokenizer_json([*"abcdePx é▁\u0301\u093c\u0915\u0958", "bc"], added)
+        data["normalizer"] = {"type": "Sequence", "normalizers": [random_normaliser(rng) for _ in range(rng.choice((1, 1, 2, 3)))]}
+        metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": rng.random() < 0.5}
+        cut = {"type": "Split", "pattern": {"String": "a"}, "behavior": "Isolated", "invert": False}
+        data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [cut, metaspace] if rng.random() < 0.3 else [metaspace]}
+        try:
+            ours = Tokenizer(Vocab.from_tokenizer_json(data).to_tokn())
+        except UnsupportedError as error:
+            assert "prepend_scheme" in str(error) or "empty" in str(error), error
+            refused += 1
+            continue
+        hf = HFTokenizer.from_str(json.dumps(data))
+        for _ in range(12):
+            text = "".join(rng.choice(["a", "b", " ", "é", "e\u0301", "c", "P", "<x>", "\u0958", "x"]) for _ in range(rng.randint(1, 6)))
+            assert ours.encode(text) == hf.encode(text).ids, (json.dumps(data), text)
+            same += 1
+    assert refused > 100 and same > 1000
 
 
 def test_byte_fallback_of_byte_level() -> None:
