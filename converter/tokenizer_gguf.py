@@ -25,7 +25,7 @@ from .tokenizer import (
     is_added,
 )
 from .tokenizer_presets import preset_by_name, preset_by_steps
-from .tokenizer_steps import ADDED, MARK, PREPEND, PREPEND_FIRST, SPACES, STRIP, from_letters, spm_steps, to_letters
+from .tokenizer_steps import ADDED, MARK, PREPEND, PREPEND_FIRST, SPACES, STRIP, STRIP_MARKS, from_letters, spm_steps, to_letters
 
 PREFIX = "tokenizer.ggml."
 EXACT = "ak42.tokenizer"              # a TOKN section, where GGUF's own keys would lose something
@@ -284,8 +284,8 @@ def _spm_keys(vocab: Vocab) -> dict[str, Any]:
 
 def _spm_steps_fit(vocab: Vocab) -> bool:
     """The steps that GGUF's llama model stands for, or Metaspace's at the beginning only, which differ behind special tokens."""
-    normal = [step for step in vocab.steps if step.op not in (ADDED, SPACES)]
-    wanted = [step for step in spm_steps(vocab.dummy_prefix, vocab.collapse_spaces) if step.op not in (ADDED, SPACES)]
+    normal, wanted = ([step for step in steps if step.op not in (ADDED, SPACES) and not (step.op == STRIP and step.flags & STRIP_MARKS)]
+                      for steps in (vocab.steps, spm_steps(vocab.dummy_prefix, vocab.collapse_spaces)))
     return sorted(((s.op, s.data) for s in normal), key=str) == sorted(((s.op, s.data) for s in wanted), key=str)
 
 

@@ -120,14 +120,15 @@ def _normaliser(value: Any) -> list[Step]:
     return found
 
 
-# What the writer says for a strip of plain spaces alone.
-STRIP_PATTERNS = {r"\A +": steps.STRIP_LEFT, r" +\z": steps.STRIP_RIGHT}
+# What the writer says for a strip of plain spaces alone, or of marks.
+STRIP_PATTERNS = {r"\A +": steps.STRIP_LEFT | steps.STRIP_SPACES, r" +\z": steps.STRIP_RIGHT | steps.STRIP_SPACES,
+                  f"{steps.MARK}+\\z": steps.STRIP_RIGHT | steps.STRIP_MARKS}
 
 
 def _add_replace(found: list[Step], text: str, content: str, regex: bool) -> None:
     if regex and not content and text in STRIP_PATTERNS:
-        flags = STRIP_PATTERNS[text] | steps.STRIP_SPACES
-        if found and found[-1].op == steps.STRIP and found[-1].flags & steps.STRIP_SPACES:
+        flags = STRIP_PATTERNS[text]
+        if found and flags & found[-1].flags & steps.STRIP_SPACES and found[-1].op == steps.STRIP:
             flags |= found.pop().flags
         found.append(Step(steps.STRIP, flags))
         return

@@ -5,6 +5,8 @@ The reverse of tokenizer_json.py. Steps that no component of Hugging Face's expr
 
 from __future__ import annotations
 
+import functools
+import operator
 from typing import Any
 
 from . import tokenizer_steps as steps
@@ -148,9 +150,11 @@ def _normaliser(step: Step) -> list[dict[str, Any]]:
     if step.op == steps.REPLACE:
         text, content = steps.replace_parts(step)
         return [{"type": "Replace", "pattern": _regex_or_string(text, bool(step.flags & steps.REPLACE_REGEX)), "content": content}]
-    if step.op == steps.STRIP and step.flags & steps.STRIP_SPACES:
-        return [{"type": "Replace", "pattern": {"Regex": text}, "content": ""} for text, flag in STRIP_PATTERNS.items()
-                if step.flags & flag]
+    if step.op == steps.STRIP and step.flags & (steps.STRIP_SPACES | steps.STRIP_MARKS):
+        parts = {text: flags for text, flags in STRIP_PATTERNS.items() if step.flags & flags == flags}
+        if step.flags & ~functools.reduce(operator.or_, parts.values(), 0):
+            raise _cannot(step)
+        return [{"type": "Replace", "pattern": {"Regex": text}, "content": ""} for text in parts]
     if step.op == steps.STRIP:
         left, right = bool(step.flags & steps.STRIP_LEFT), bool(step.flags & steps.STRIP_RIGHT)
         return [{"type": "Strip", "strip_left": left, "strip_right": right}]

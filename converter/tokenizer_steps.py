@@ -17,7 +17,7 @@ OPS = (PREPEND, REPLACE, STRIP, NFC, ADDED, SPLIT, DIGITS, PUNCTUATION, BYTE_LEV
 
 PREPEND_UNLESS_THERE, PREPEND_FIRST = 1, 2
 REPLACE_REGEX = 1
-STRIP_LEFT, STRIP_RIGHT, STRIP_SPACES = 1, 2, 4
+STRIP_LEFT, STRIP_RIGHT, STRIP_SPACES, STRIP_MARKS = 1, 2, 4, 8
 SPLIT_INVERT, SPLIT_LITERAL = 8, 16
 DIGITS_SINGLE = 1
 SPACES_FIRST = 1
@@ -75,11 +75,15 @@ ADDED_STEP, BYTE_LEVEL_STEP = Step(ADDED), Step(BYTE_LEVEL)
 
 
 def spm_steps(dummy_prefix: bool = True, collapse: bool = False) -> tuple[Step, ...]:
-    """SentencePiece's own order: outer and double spaces go, a space is put in front, every space becomes the mark."""
-    steps = [Step(STRIP, STRIP_LEFT | STRIP_RIGHT | STRIP_SPACES), replace(" {2,}", " ", regex=True)] if collapse else []
+    """SentencePiece's own order: spaces in front and double ones go, a space is put in front, every space becomes the mark, and all marks
+    at the end go, whether they were spaces or not."""
+    steps = [Step(STRIP, STRIP_LEFT | STRIP_SPACES), replace(" {2,}", " ", regex=True)] if collapse else []
     if dummy_prefix:
         steps.append(prepend(MARK))
-    return (*steps, replace(" ", MARK), ADDED_STEP, spaces())
+    steps.append(replace(" ", MARK))
+    if collapse:
+        steps.append(Step(STRIP, STRIP_RIGHT | STRIP_MARKS))
+    return (*steps, ADDED_STEP, spaces())
 
 
 # ---- GPT-2's alphabet: printable Latin-1 stands for itself, the other 68 bytes for the code points from 256 on ----

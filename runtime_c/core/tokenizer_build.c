@@ -279,7 +279,10 @@ static ak42_status check_step(builder *b, step *s) {
         s->text_size = load_u32(s->text);
         s->text += 4;
         break;
-    case STEP_STRIP: allowed = STRIP_LEFT | STRIP_RIGHT | STRIP_SPACES; break;
+    case STEP_STRIP:
+        allowed = STRIP_LEFT | STRIP_RIGHT | STRIP_SPACES | STRIP_MARKS;
+        if (s->flags & STRIP_SPACES && s->flags & STRIP_MARKS) return wrong_step(b, "expected spaces or marks, not both");
+        break;
     case STEP_NFC: break;
     case STEP_ADDED:
         if (added) return wrong_step(b, "op 8 (added tokens) stands there twice");

@@ -122,13 +122,14 @@ static ak42_status add_merges(builder *b, const gguf_vocab *v, uint8_t *scratch)
     if (!status) status = build_step(b, op, flags, (const uint8_t *)(text), sizeof(text) - 1)
 
 static ak42_status add_spm_steps(builder *b, const gguf_vocab *v) {
-    ak42_status status = build_steps(b, 6, 64);
+    ak42_status status = build_steps(b, 7, 64);
     if (v->remove_extra_whitespaces == 1) {
-        STEP(STEP_STRIP, STRIP_LEFT | STRIP_RIGHT | STRIP_SPACES, "");
+        STEP(STEP_STRIP, STRIP_LEFT | STRIP_SPACES, "");
         STEP(STEP_REPLACE, REPLACE_REGEX, "\5\0\0\0 {2,} ");
     }
     if (b->t->flags & FLAG_DUMMY_PREFIX) STEP(STEP_PREPEND, 0, "\xE2\x96\x81");
     STEP(STEP_REPLACE, 0, "\1\0\0\0 \xE2\x96\x81");
+    if (v->remove_extra_whitespaces == 1) STEP(STEP_STRIP, STRIP_RIGHT | STRIP_MARKS, "");
     STEP(STEP_ADDED, 0, "");
     STEP(STEP_SPACES, 0, "\xE2\x96\x81");
     return status;

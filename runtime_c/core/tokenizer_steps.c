@@ -144,7 +144,8 @@ static void prepend(encoder *e, uint32_t index, const uint8_t *text, uint32_t si
 }
 
 static bool strips(const step *s, uint32_t c) {
-    return s->flags & STRIP_SPACES ? c == ' ' : unicode_is_space(c);
+    if (s->flags & STRIP_SPACES) return c == ' ';
+    return s->flags & STRIP_MARKS ? c == 0x2581 : unicode_is_space(c);
 }
 
 static void strip(encoder *e, uint32_t index, const uint8_t *text, uint32_t size, bool first) {
