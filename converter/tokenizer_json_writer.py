@@ -13,6 +13,7 @@ from . import tokenizer_steps as steps
 from .errors import UnsupportedError
 from .tokenizer import (
     ADDED_ONLY,
+    AS_IS,
     LSTRIP,
     NORMAL,
     NORMALIZED,
@@ -89,6 +90,9 @@ def _texts(vocab: Vocab) -> list[str]:
 
 def _attributes(vocab: Vocab, token_id: int) -> dict[str, Any]:
     attr = vocab.attrs[token_id]
+    if attr & AS_IS:
+        raise UnsupportedError(f"tokenizer: token {token_id} is looked for in the normalised text without being normalised, as SentencePiece's "
+                               "user-defined symbols are: a tokenizer.json cannot say that; write an ak42 or a GGUF file")
     return {"content": _text(vocab, token_id), "single_word": bool(attr & SINGLE_WORD), "lstrip": bool(attr & LSTRIP),
             "rstrip": bool(attr & RSTRIP), "normalized": bool(attr & NORMALIZED), "special": vocab.types[token_id] != USER}
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .errors import FormatError, UnsupportedError, escape
-from .tokenizer import BYTE, CONTROL, NORMAL, UNKNOWN, USER, Vocab, byte_value
+from .tokenizer import AS_IS, BYTE, CONTROL, NORMAL, NORMALIZED, UNKNOWN, USER, Vocab, byte_value
 from .tokenizer_steps import ADDED_STEP, MARK, PREPEND, STRIP, prepend, spm_steps
 
 # ---- protobuf, as much of it as a model needs ----
@@ -138,9 +138,23 @@ def read_sentencepiece(data: bytes) -> Vocab:
     bos_id, eos_id, unk_id, pad_id = (_known(model, number) for number in (41, 42, 40, 43))
     prefix, collapse = bool(model.normaliser[3]), bool(model.normaliser[4])
     return Vocab(kind="spm", tokens=tuple(model.pieces), scores=tuple(model.scores), types=tuple(model.types),
-                 attrs=(0,) * len(model.pieces), merges=(), steps=spm_steps(prefix, collapse), bos_id=bos_id,
+                 attrs=_attributes(model, prefix, collapse), merges=(), steps=spm_steps(prefix, collapse), bos_id=bos_id,
                  eos_ids=(eos_id,) if eos_id >= 0 else (), unk_id=unk_id, pad_id=pad_id, add_bos=bos_id >= 0, dummy_prefix=prefix,
                  collapse_spaces=collapse, byte_fallback=BYTE in model.types, emit_unk=unk_id >= 0, fuse_unk=unk_id >= 0)
+
+
+def _attributes(model: _Model, prefix: bool, collapse: bool) -> tuple[int, ...]:
+    """User-defined symbols are looked for in the normalised text, as they are. Where normalising leaves them and what is between them
+    alone, nothing needs to be said."""
+    mark = MARK.encode()
+    symbols = [piece for piece, kind in zip(model.pieces, model.types, strict=True) if kind == USER]
+    spaced = next((piece for piece in symbols if b" " in piece), None)
+    if spaced is not None:                 # they would keep the normaliser from their spaces
+        raise UnsupportedError(f"tokenizer.model: user-defined symbol {escape(spaced)}: expected none with a space: not supported")
+    if not prefix and not collapse and not any(mark in piece for piece in symbols):
+        return (0,) * len(model.pieces)
+    as_is = [prefix or collapse and piece.endswith(mark) for piece in model.pieces]
+    return tuple((NORMALIZED | (AS_IS if one else 0)) if kind == USER else 0 for kind, one in zip(model.types, as_is, strict=True))
 
 
 def _known(model: _Model, number: int) -> int:

@@ -186,6 +186,53 @@ def test_sentencepiece_extra_spaces() -> None:
         assert ours.encode(text) == theirs.encode(text), repr(text)
 
 
+SYMBOLS = [("<tool>",), ("▁▁", "▁▁▁"), ("<x>", "▁<x"), ("x▁", "▁y"), ("\n\n", "\t", "▁▁"), ("the", "▁of"), ("▁",)]
+SYMBOL_PARTS = ["a", "the", "of", " ", "  ", "▁", "▁▁", "x", "y", "<x>", "<tool>", "<", "\n", "\n\n", "\t", "é", "日", "hello", "▁<x"]
+
+
+def with_symbols(data: bytes, symbols: tuple[str, ...], prefix: bool, collapse: bool) -> bytes:
+    """The model with user-defined symbols and settings of the normaliser."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(data)
+    model.normalizer_spec.add_dummy_prefix, model.normalizer_spec.remove_extra_whitespaces = prefix, collapse
+    pieces = {piece.piece: piece for piece in model.pieces}
+    for symbol in symbols:
+        (pieces[symbol] if symbol in pieces else model.pieces.add(piece=symbol, score=0.0)).type = USER
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+@pytest.mark.parametrize("collapse", [False, True])
+def test_sentencepiece_user_defined_symbols(sentencepiece_model: bytes, prefix: bool, collapse: bool) -> None:
+    """One space in front of the text, whatever symbols it is cut at; spaces beside and marks in symbols as the library has them."""
+    import random
+
+    import sentencepiece
+
+    rng = random.Random(5)
+    for symbols in SYMBOLS:
+        data = with_symbols(sentencepiece_model, symbols, prefix, collapse)
+        theirs, vocab = sentencepiece.SentencePieceProcessor(model_proto=data), Vocab.from_sentencepiece(data)
+        assert Vocab.from_tokn(vocab.to_tokn()) == vocab and Vocab.from_gguf(vocab.to_gguf()).attrs == vocab.attrs
+        texts = ["".join(rng.choice(SYMBOL_PARTS) for _ in range(rng.randint(0, 8))) for _ in range(300)]
+        same = [Tokenizer(vocab.to_tokn()).encode]
+        try:
+            hf = parity.HFTokenizer.from_str(json.dumps(vocab.to_tokenizer_json()))
+            hf.encode_special_tokens = True
+            same.append(lambda text, hf=hf: hf.encode(text, add_special_tokens=False).ids)
+        except UnsupportedError as error:
+            assert (prefix or collapse and symbols[0] != "<x>") and "normalised text without being normalised" in str(error)
+        for text in texts:
+            for encode in same:
+                assert encode(text) == theirs.encode(text), (symbols, text)
+
+
+def test_sentencepiece_symbol_with_a_space(sentencepiece_model: bytes) -> None:
+    with pytest.raises(UnsupportedError, match="user-defined symbol a  b: expected none with a space"):
+        Vocab.from_sentencepiece(with_symbols(sentencepiece_model, ("a  b",), True, True))
+
+
 def test_sentencepiece_across_words() -> None:
     """Pieces that hold more than one word: the text must not be cut at words then."""
     import io

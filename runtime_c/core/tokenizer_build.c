@@ -445,8 +445,9 @@ static ak42_status add_to_finder(builder *b, uint32_t id) {
     if (size > ADDED_BYTES_MAX)
         return FAIL(b, UNSUPPORTED, "%s: token %u: expected an added token of up to %d bytes, found %u", b->name,
                     id, ADDED_BYTES_MAX, size);
-    if (t->attrs[id] & ATTR_NORMALIZED) return insert_normalised(b, id, bytes, size);
-    return finder_add(b, &t->raw, bytes, size, id);
+    if (!(t->attrs[id] & ATTR_NORMALIZED)) return finder_add(b, &t->raw, bytes, size, id);
+    if (t->attrs[id] & ATTR_AS_IS) return finder_add(b, &t->normalised, bytes, size, id);
+    return insert_normalised(b, id, bytes, size);
 }
 
 /* Of tokens that the normaliser makes equal a special one counts, as in tokenizers. */

@@ -28,7 +28,8 @@ enum {
 };
 enum {
     ATTR_LSTRIP = 1 << 8, ATTR_RSTRIP = 1 << 9, ATTR_SINGLE_WORD = 1 << 10, ATTR_NORMALIZED = 1 << 11,
-    ATTR_ADDED_ONLY = 1 << 12, ATTR_BYTE = 1 << 13, ATTR_ALL = (1 << 14) - 1
+    ATTR_ADDED_ONLY = 1 << 12, ATTR_BYTE = 1 << 13, ATTR_AS_IS = 1 << 14,
+    ATTR_ALL = (1 << 15) - 1
 };
 
 typedef enum step_op {
