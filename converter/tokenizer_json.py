@@ -196,6 +196,24 @@ def _pre_tokenizer(value: Any) -> tuple[list[Step], bool]:
     return found, byte_level
 
 
+def _check_left(normaliser: list[Step], added: Mapping[int, Mapping[str, Any]]) -> None:
+    """An added token of which the normaliser leaves nothing would be found everywhere. A regular expression that takes text away is
+    taken to take all."""
+    for token in added.values():
+        text = token["content"] if token.get("normalized") else ""
+        for step in normaliser if text else ():
+            pattern, content = steps.replace_parts(step) if step.op == steps.REPLACE else ("", "")
+            if step.op == steps.PREPEND:
+                break
+            if step.op == steps.STRIP:
+                text = text.strip(" " if step.flags & steps.STRIP_SPACES else steps.MARK if step.flags & steps.STRIP_MARKS else None)
+            elif step.op == steps.REPLACE:
+                text = text.replace(pattern, content) if not step.flags & steps.REPLACE_REGEX else text if content else ""
+            if not text:
+                raise UnsupportedError(f"{FILE}: added token {escape(token['content'])}: expected a text that the normalizer leaves "
+                                       "something of, found none: not supported")
+
+
 def _check_first(normaliser: list[Step], pre_tokenizer: list[Step], normalized: bool) -> None:
     """Metaspace's "first" is about the original text: a piece that holds the first character's place. The runtime asks for the
     beginning of the normalised text, which is the same as long as each character has its own place. `normalized`: added tokens
@@ -500,6 +518,7 @@ def _read(data: Mapping[str, Any], config: Mapping[str, Any]) -> Vocab:
         _check_letters(pieces) if byte_level else _check_bytes(texts)
     merges = _merges(model, pieces, byte_level)
     normaliser = _normaliser(data.get("normalizer"))
+    _check_left(normaliser, added)
     _check_first(normaliser, pre_tokenizer, any(attr & NORMALIZED for attr in attrs))
     all_steps = (*normaliser, steps.ADDED_STEP, *_without_idle_split(normaliser, pre_tokenizer))
     unk = _get(model, "unk_token", str, "model", None)

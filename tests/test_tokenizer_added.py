@@ -61,6 +61,39 @@ def test_random_added_tokens() -> None:
     assert compared > 2000
 
 
+NORMALISERS = [
+    [{"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}],
+    [{"type": "Replace", "pattern": {"String": "x"}, "content": "yy"}], [{"type": "Strip", "strip_left": True, "strip_right": True}]]
+
+
+@pytest.mark.parametrize("normalisers", NORMALISERS)
+def test_normalised_tokens_decode_to_what_is_found(normalisers: list[dict[str, Any]]) -> None:
+    """"a <x>" is the tokens "▁a" and "▁<x>" to Llama 2's normaliser, and has its space again when decoded."""
+    added = [{"content": text, "normalized": True} for text in ("<x>", "a", "x ")] + [{"content": "[x]", "normalized": False}]
+    data = tokenizer_json([*"abcxy▁ ", "bc"], added)
+    data["normalizer"] = {"type": "Sequence", "normalizers": normalisers}
+    hf, ours = opened(data)
+    for text in ("a <x>b", "<x>", " x b[x]", "abc", "b x  <x>"):
+        assert ours.encode(text) == hf.encode(text).ids
+        assert ours.decode(ours.encode(text)).decode() == hf.decode(hf.encode(text).ids)
+    for token_id in range(hf.get_vocab_size()):
+        assert ours.decode([0, token_id, 1]).decode() == hf.decode([0, token_id, 1]), token_id
+    data["added_tokens"][0]["special"] = True
+    assert opened(data)[1].decode([data["added_tokens"][0]["id"]], skip_special=True) == b""
+
+
+@pytest.mark.parametrize(("content", "step"), [
+    (" \n", {"type": "Strip", "strip_left": True, "strip_right": False}), ("  ", NORMALISERS[0][1] | {"content": ""}),
+    ("<x>", {"type": "Replace", "pattern": {"Regex": "[<x>]+"}, "content": ""})])
+def test_tokens_that_normalise_to_nothing(content: str, step: dict[str, Any]) -> None:
+    """`tokenizers` finds the empty text between any two characters and does not merge them."""
+    data = tokenizer_json([*"abcxy▁ ", "bc"], [{"content": content, "normalized": True}]) | {"normalizer": step}
+    assert HFTokenizer.from_str(json.dumps(data)).encode("bc").ids == [1, 2]
+    with pytest.raises(UnsupportedError, match="expected a text that the normalizer leaves something of"):
+        Vocab.from_tokenizer_json(data)
+    assert Vocab.from_tokenizer_json(data | {"normalizer": {"type": "Sequence", "normalizers": [NORMALISERS[0][0], step]}})
+
+
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 

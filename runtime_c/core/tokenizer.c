@@ -118,8 +118,8 @@ static void put(decoder *d, const void *bytes, size_t size) {
 static void decode_token(decoder *d, uint32_t id, bool first) {
     const ak42_tokenizer *t = d->t;
     uint32_t size, from = 0;
-    const uint8_t *bytes = token_bytes(t, id, &size);
-    if (token_is_byte(t, id) && t->flags & FLAG_BYTE_FALLBACK) {
+    const uint8_t *bytes = token_form(t, id, &size);
+    if (token_is_byte(t, id) && t->flags & FLAG_BYTE_FALLBACK && byte_token_value(bytes, size) >= 0) {
         uint8_t byte = (uint8_t)byte_token_value(bytes, size);
         put(d, &byte, 1);
         return;
@@ -181,6 +181,8 @@ void tokenizer_free(ak42_tokenizer *t) {
     for (uint32_t i = 0; t->steps && i < t->n_steps; i++) regex_free(&t->steps[i].re, &alloc);
     mem_free(&alloc, t->steps);
     mem_free(&alloc, t->step_bytes);
+    mem_free(&alloc, t->forms);
+    mem_free(&alloc, t->form_bytes.data);
     finder_free(&t->raw, &alloc);
     finder_free(&t->normalised, &alloc);
     mem_free(&alloc, t->map);

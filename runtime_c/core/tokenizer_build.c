@@ -420,7 +420,27 @@ static void find_word_mark(ak42_tokenizer *t) {
     }
 }
 
-/* The token's bytes as the normaliser leaves them, which is how an added token of that kind is looked for. */
+/* Remembers that a token decodes to other bytes than its own. */
+static ak42_status set_form(builder *b, uint32_t id, const buffer *normal) {
+    ak42_tokenizer *t = b->t;
+    uint64_t begin = (uint64_t)t->form_bytes.size + 4, wanted = begin + normal->size;
+    if (!t->forms) t->forms = mem_zalloc(&t->alloc, t->n_tokens, sizeof *t->forms);
+    if (!t->forms || wanted > TEXT_MAX / 2) return no_memory(b);
+    if (wanted > t->form_bytes.max) {
+        uint8_t *grown = mem_resize(&t->alloc, t->form_bytes.data, wanted * 2);
+        if (!grown) return no_memory(b);
+        t->form_bytes.data = grown;
+        t->form_bytes.max = (uint32_t)(wanted * 2);
+    }
+    for (uint32_t i = 0; i < 4; i++) t->form_bytes.data[begin - 4 + i] = (uint8_t)(normal->size >> 8 * i);
+    if (normal->size) memcpy(t->form_bytes.data + begin, normal->data, normal->size);
+    t->form_bytes.size = (uint32_t)wanted;
+    t->forms[id] = (uint32_t)begin;
+    return AK42_STATUS_OK;
+}
+
+/* The token's bytes as the normaliser leaves them, which is how an added token of that kind is looked for, and
+ * what it decodes to. */
 static ak42_status insert_normalised(builder *b, uint32_t id, const uint8_t *bytes, uint32_t size) {
     encoder *e = mem_zalloc(&b->t->alloc, 1, sizeof *e);
     buffer normal = {0};
@@ -429,6 +449,7 @@ static ak42_status insert_normalised(builder *b, uint32_t id, const uint8_t *byt
     e->capture = &normal;
     encode_steps(e, 0, bytes, size, true);
     ak42_status status = e->status ? no_memory(b) : AK42_STATUS_OK;
+    if (!status && (normal.size != size || memcmp(normal.data, bytes, size))) status = set_form(b, id, &normal);
     if (!status && normal.size) status = finder_add(b, &b->t->normalised, normal.data, normal.size, id);
     mem_free(&b->t->alloc, normal.data);
     encoder_end(e);
@@ -450,14 +471,12 @@ static ak42_status add_to_finder(builder *b, uint32_t id) {
     return insert_normalised(b, id, bytes, size);
 }
 
-/* Of tokens that the normaliser makes equal a special one counts, as in tokenizers. */
+/* Of tokens that the normaliser makes equal the lowest id is found; tokenizers takes any. */
 static ak42_status make_finders(builder *b) {
     ak42_tokenizer *t = b->t;
     ak42_status status = AK42_STATUS_OK;
     for (uint32_t id = 0; id < t->n_tokens && !status; id++)
-        if (type_is_special(token_type(t, id))) status = add_to_finder(b, id);
-    for (uint32_t id = 0; id < t->n_tokens && !status; id++)
-        if (token_type(t, id) == TYPE_USER) status = add_to_finder(b, id);
+        if (token_type(t, id) == TYPE_USER || type_is_special(token_type(t, id))) status = add_to_finder(b, id);
     if (!status) status = finder_build(b, &t->raw);
     if (!status) status = finder_build(b, &t->normalised);
     return status;

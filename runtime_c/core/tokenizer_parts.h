@@ -125,12 +125,21 @@ struct ak42_tokenizer {
     const uint8_t *spaces;         /* decoding: this piece of a token's bytes is a space; NULL: none */
     uint32_t spaces_size, spaces_flags;
     unicode_map *map;
+    uint32_t *forms;               /* (n_tokens): where in form_bytes an added token's normalised text stands, a u32
+                                    * length before it; 0: it is the token's own. NULL where all are */
+    buffer form_bytes;
     finder raw, normalised;        /* added tokens that match in the text, in the normalised text */
 };
 
 static inline const uint8_t *token_bytes(const ak42_tokenizer *t, uint32_t id, uint32_t *size) {
     *size = t->begins[id + 1] - t->begins[id];
     return t->bytes + t->begins[id];
+}
+/* What a token decodes to. */
+static inline const uint8_t *token_form(const ak42_tokenizer *t, uint32_t id, uint32_t *size) {
+    if (!t->forms || !t->forms[id]) return token_bytes(t, id, size);
+    *size = load_u32(t->form_bytes.data + t->forms[id] - 4);
+    return t->form_bytes.data + t->forms[id];
 }
 static inline uint32_t token_type(const ak42_tokenizer *t, uint32_t id) { return t->attrs[id] & TYPE_MASK; }
 /* Whether a token stands for a byte, in both directions: as its type or beside it. */
