@@ -196,20 +196,33 @@ def _pre_tokenizer(value: Any) -> tuple[list[Step], bool]:
     return found, byte_level
 
 
+_AFTER_MAX = 1 << 22          # characters
+
+
+def _after(step: Step, text: str) -> set[str]:
+    """What a normaliser's step may make of a text: of a regular expression beyond Python's own it is not known what matches."""
+    if step.op == steps.STRIP:
+        return {text.strip(" " if step.flags & steps.STRIP_SPACES else steps.MARK if step.flags & steps.STRIP_MARKS else None)}
+    if step.op != steps.REPLACE:
+        return {step.data.decode() + text}
+    pattern, content = steps.replace_parts(step)
+    if len(text) * len(content) > _AFTER_MAX:
+        return {content}                   # as long as nothing is taken away it does not matter
+    if not step.flags & steps.REPLACE_REGEX:
+        return {text.replace(pattern, content)}
+    try:
+        return {re.sub(pattern, lambda _: content, text)}
+    except re.error:
+        return {text, content}
+
+
 def _check_left(normaliser: list[Step], added: Mapping[int, Mapping[str, Any]]) -> None:
-    """An added token of which the normaliser leaves nothing would be found everywhere. A regular expression that takes text away is
-    taken to take all."""
+    """An added token of which the normaliser leaves nothing would be found everywhere."""
     for token in added.values():
-        text = token["content"] if token.get("normalized") else ""
-        for step in normaliser if text else ():
-            pattern, content = steps.replace_parts(step) if step.op == steps.REPLACE else ("", "")
-            if step.op == steps.PREPEND:
-                break
-            if step.op == steps.STRIP:
-                text = text.strip(" " if step.flags & steps.STRIP_SPACES else steps.MARK if step.flags & steps.STRIP_MARKS else None)
-            elif step.op == steps.REPLACE:
-                text = text.replace(pattern, content) if not step.flags & steps.REPLACE_REGEX else text if content else ""
-            if not text:
+        texts = {token["content"]} if token.get("normalized") else set()
+        for step in normaliser:
+            texts = {after for text in texts for after in _after(step, text)}
+            if "" in texts:
                 raise UnsupportedError(f"{FILE}: added token {escape(token['content'])}: expected a text that the normalizer leaves "
                                        "something of, found none: not supported")
 
@@ -429,6 +442,8 @@ def _token(text: str, piece: bool, added: Mapping[str, Any] | None, model: Mappi
     if not piece and (model.get("ignore_merges") or len(text) == 1 or is_byte):
         attr |= ADDED_ONLY                # elsewhere it makes no difference
     if is_byte:
+        if attr & NORMALIZED:
+            raise UnsupportedError(f"{FILE}: added token {escape(text)}: expected a byte's token without normalized, found it: not supported")
         attr |= ALSO_BYTE
     if _get(added, "special", bool, "added_tokens", False):
         return raw, UNKNOWN if text == model.get("unk_token") and not byte_level else CONTROL, attr

@@ -403,6 +403,9 @@ static bool mark_inside(const ak42_tokenizer *t, uint32_t id, const char *mark, 
 static void find_word_mark(ak42_tokenizer *t) {
     static const char *const marks[] = {"\xE2\x96\x81", " "};      /* U+2581, a plain space (tokenizer.bin) */
     if (t->kind != KIND_SPM || t->flags & FLAG_IGNORE_MERGES) return;
+    /* Where characters may be dropped, the marks of two words can come to stand side by side. */
+    for (uint32_t i = 0; i < 256; i++)
+        if (t->byte_ids[i] == NO_TOKEN && !(t->flags & FLAG_EMIT_UNK)) return;
     for (uint32_t i = 0; i < ARRAY_LEN(marks) && !t->word_mark; i++) {
         uint32_t size = (uint32_t)strlen(marks[i]);
         bool crossed = find_token(t, (const uint8_t *)marks[i], size) == NO_TOKEN;
