@@ -420,6 +420,20 @@ def _texts(pieces: Mapping[str, int], added: Mapping[int, Mapping[str, Any]]) ->
     return [texts[token_id] for token_id in range(len(texts))]
 
 
+def _check_numbers(added: Mapping[int, Mapping[str, Any]], pieces: Mapping[str, int]) -> None:
+    """tokenizers gives added tokens the vocabulary's ids, and the next free ones to others, whatever the file says. `added` is in the
+    file's order."""
+    given: dict[str, int] = {}
+    for token_id, token in added.items():
+        text = token["content"]
+        following = max(given.values(), default=-1) + 1
+        expected = given.get(text, pieces.get(text, max(following, len(pieces))))
+        if token_id != expected:
+            raise UnsupportedError(f"{FILE}: added token {escape(text)}: expected id {expected}, which tokenizers gives it, found {token_id}: "
+                                   "not supported")
+        given[text] = expected
+
+
 def _attributes(token: Mapping[str, Any], where: str) -> int:
     bits = (("lstrip", LSTRIP), ("rstrip", RSTRIP), ("single_word", SINGLE_WORD), ("normalized", NORMALIZED))
     return sum(bit for key, bit in bits if _get(token, key, bool, where, False))
@@ -522,6 +536,7 @@ def _read(data: Mapping[str, Any], config: Mapping[str, Any]) -> Vocab:
     pieces = _pieces(model)
     added = _added_tokens(data, pieces)
     texts = _texts(pieces, added)
+    _check_numbers(added, pieces)
     pre_tokenizer, byte_level = _pre_tokenizer(data.get("pre_tokenizer"))
     decoding = _decoder(data.get("decoder"), byte_level)
     made = [_token(text, text in pieces, added.get(token_id), model, byte_level) for token_id, text in enumerate(texts)]

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 from . import tokenizer_steps as steps
 from .errors import UnsupportedError
 from .tokenizer import (
     ADDED_ONLY,
+    ALSO_BYTE,
     AS_IS,
     LSTRIP,
     NORMAL,
@@ -102,11 +104,8 @@ def _added_token(vocab: Vocab, token_id: int) -> dict[str, Any]:
 
 
 def _model(vocab: Vocab, texts: list[str]) -> dict[str, Any]:
-    # tokenizers numbers added tokens that the model does not have from the model's size on: the last ones may stay out of it.
-    pieces = len(texts)
-    while pieces > 1 and is_added(vocab.types[pieces - 1]) and vocab.attrs[pieces - 1] & ADDED_ONLY:
-        pieces -= 1
     merges = vocab.merges or _merges_by_score(vocab, texts)
+    pieces = _count_pieces(vocab, texts, merges)
     pairs = [(texts[left], texts[right]) for left, right in merges]
     spaced = any(" " in part for pair in pairs for part in pair)
     return {"type": "BPE", "dropout": None, "unk_token": texts[vocab.unk_id] if vocab.emit_unk else None,
@@ -114,6 +113,26 @@ def _model(vocab: Vocab, texts: list[str]) -> dict[str, Any]:
             "byte_fallback": vocab.byte_fallback, "ignore_merges": vocab.ignore_merges,
             "vocab": {text: token_id for token_id, text in enumerate(texts[:pieces])},
             "merges": [list(pair) if spaced else " ".join(pair) for pair in pairs]}
+
+
+def _count_pieces(vocab: Vocab, texts: list[str], merges: Sequence[tuple[int, int]]) -> int:
+    """tokenizers numbers added tokens that the model does not have from the model's size on: the last ones stay out of it, where they
+    are no pieces or nothing but added tokens comes of them."""
+    used = {text for left, right in merges for text in (texts[left], texts[right], texts[left] + texts[right])}
+    used.add(texts[vocab.unk_id] if vocab.emit_unk else "")
+
+    def stays_out(token_id: int) -> bool:
+        attr, text = vocab.attrs[token_id], texts[token_id]
+        needed = vocab.ignore_merges or len(text) == 1 or attr & ALSO_BYTE or text in used
+        return is_added(vocab.types[token_id]) and bool(attr & ADDED_ONLY or not needed)
+
+    n = len(texts)
+    while n > 1 and stays_out(n - 1):
+        n -= 1
+    single = next((i for i in range(n) if vocab.kind == "spm" and vocab.attrs[i] & ADDED_ONLY and len(texts[i]) == 1), None)
+    if single is not None:                 # it would become a piece
+        raise UnsupportedError(f"tokenizer: token {single} is an added token and no piece, and pieces follow it; a tokenizer.json cannot say that")
+    return n
 
 
 def _merges_by_score(vocab: Vocab, texts: list[str]) -> list[tuple[int, int]]:

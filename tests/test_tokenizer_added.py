@@ -96,6 +96,17 @@ def test_tokens_that_normalise_to_nothing(content: str, step: dict[str, Any]) ->
         assert Vocab.from_tokenizer_json(data | {"normalizer": {"type": "Sequence", "normalizers": [NORMALISERS[0][0], step]}})
 
 
+def test_written_added_tokens_become_no_pieces() -> None:
+    """An added token of one character that is no piece must not stand for it when its text is not looked for."""
+    data = tokenizer_json([*"abc", "bc"], [{"content": " ", "special": True}, {"content": "<1<"}, {"content": "<x>"}])
+    vocab = Vocab.from_tokenizer_json(data)
+    hf, again = (HFTokenizer.from_str(json.dumps(one)) for one in (data, vocab.to_tokenizer_json()))
+    for special in (False, True):
+        hf.encode_special_tokens = again.encode_special_tokens = special
+        assert hf.encode("a b<x>").ids == again.encode("a b<x>").ids
+    assert Vocab.from_tokenizer_json(vocab.to_tokenizer_json()) == vocab
+
+
 def test_marks_that_come_together() -> None:
     """Where no token stands for a character it is dropped, and what is beside it may merge, also from one word to the next."""
     data = tokenizer_json([*"ab▁", "▁▁", "c", "bc"], [], merges=["▁ ▁", "b c"])

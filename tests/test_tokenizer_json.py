@@ -106,7 +106,7 @@ WRONG = [
     ("pre_tokenizer", {"type": "Split", "pattern": {"Other": "a"}, "behavior": "Isolated"}, "String or Regex"),
     ("post_processor/special_tokens", {}, "special_tokens"), ("post_processor/special_tokens/<s>/ids", ["4"], "one id"),
     ("post_processor/special_tokens/<s>/ids", [400], "bos id"), ("post_processor/single", [], "more than one|Template"),
-    ("model/vocab/\ud800", 5, "surrogate|ids"),
+    ("model/vocab/\ud800", 4, "surrogate|taken|two tokens"),
 ]
 
 
@@ -192,6 +192,7 @@ def test_first_behind_normalisers() -> None:
 def test_byte_fallback_of_byte_level() -> None:
     """Accepted where it does nothing, as tokenizers shows; refused where a letter would fall back."""
     data = changed(byte_level(), "model/byte_fallback", True)
+    data["model"]["vocab"] |= {"<s>": 4}
     data["model"]["vocab"] |= {f"<0x{byte:02X}>": 5 + byte for byte in range(64)}          # ASCII letters from @ on stay out of it
     data["model"]["vocab"] |= {letter: 69 + i for i, letter in enumerate(LETTERS[33:64])}
     data["post_processor"] = None
@@ -202,6 +203,19 @@ def test_byte_fallback_of_byte_level() -> None:
     data["model"]["vocab"] |= {"?": 69}
     assert 5 + 0x21 in HFTokenizer.from_str(json.dumps(data)).encode(text).ids
     with pytest.raises(UnsupportedError, match="model.byte_fallback: expected no effect.*found no token !"):
+        Vocab.from_tokenizer_json(data)
+
+
+@pytest.mark.parametrize(("ids", "pieces"), [((5, 4), {}), ((1, 4), {"b": 2, "ab": 3, "Ġ": 5}), ((4, 5), {"<t>": 6})])
+def test_numbers_of_added_tokens(ids: tuple[int, int], pieces: dict[str, int]) -> None:
+    """tokenizers numbers added tokens by itself; a file of another mind is refused instead of giving ids that differ."""
+    data = byte_level()
+    data["model"]["vocab"] |= pieces
+    data["added_tokens"] = [data["added_tokens"][0] | {"id": token_id, "content": text} for token_id, text in zip(ids, ("<s>", "<t>"), strict=True)]
+    data["post_processor"] = None
+    hf = HFTokenizer.from_str(json.dumps(data))
+    assert (hf.token_to_id("<s>"), hf.token_to_id("<t>")) != ids
+    with pytest.raises((FormatError, UnsupportedError), match="which tokenizers gives it, found|not the vocabulary's"):
         Vocab.from_tokenizer_json(data)
 
 
