@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .errors import FormatError, UnsupportedError, escape
-from .tokenizer import AS_IS, BYTE, CONTROL, NORMAL, NORMALIZED, UNKNOWN, USER, Vocab, byte_value
+from .tokenizer import AS_IS, BYTE, CONTROL, NORMAL, NORMALIZED, UNKNOWN, UNUSED, USER, Vocab, byte_value
 from .tokenizer_steps import ADDED_STEP, MARK, PREPEND, STRIP, prepend, spm_steps
 
 # ---- protobuf, as much of it as a model needs ----
@@ -135,12 +135,55 @@ def read_sentencepiece(data: bytes) -> Vocab:
         raise UnsupportedError("tokenizer.model: treat_whitespace_as_suffix is not supported")
     if not model.normaliser[5]:
         raise UnsupportedError("tokenizer.model: escape_whitespaces off is not supported")
+    _check_pieces(model)
     bos_id, eos_id, unk_id, pad_id = (_known(model, number) for number in (41, 42, 40, 43))
     prefix, collapse = bool(model.normaliser[3]), bool(model.normaliser[4])
-    return Vocab(kind="spm", tokens=tuple(model.pieces), scores=tuple(model.scores), types=tuple(model.types),
+    return Vocab(kind="spm", tokens=tuple(model.pieces), scores=_scores(model), types=tuple(model.types),
                  attrs=_attributes(model, prefix, collapse), merges=(), steps=spm_steps(prefix, collapse), bos_id=bos_id,
                  eos_ids=(eos_id,) if eos_id >= 0 else (), unk_id=unk_id, pad_id=pad_id, add_bos=bos_id >= 0, dummy_prefix=prefix,
                  collapse_spaces=collapse, byte_fallback=BYTE in model.types, emit_unk=unk_id >= 0, fuse_unk=unk_id >= 0)
+
+
+_SCORE_MIN = -1e10             # the runtime merges by llama2.c's rules, which take no token at or below it
+
+
+def _check_pieces(model: _Model) -> None:
+    """What the library makes of odd pieces and the runtime does not: unused ones are merged for the sake of longer ones, and so are
+    characters that are no pieces."""
+    kinds = dict(zip(model.pieces, model.types, strict=True))
+    if len(kinds) != len(model.pieces):
+        double = next(piece for index, piece in enumerate(model.pieces) if piece in model.pieces[:index])
+        raise FormatError(f"tokenizer.model: piece {escape(double)}: expected it once, found it twice")
+
+    def one_symbol(text: str) -> bool:
+        return len(text) == 1 or kinds.get(text.encode()) in (NORMAL, USER, UNUSED)
+
+    def is_merged(text: str) -> bool:
+        return any(one_symbol(text[:cut]) and one_symbol(text[cut:]) for cut in range(1, len(text)))
+
+    for piece, score, kind in zip(model.pieces, model.scores, model.types, strict=True):
+        text = piece.decode("utf-8", "replace")
+        if kind in (NORMAL, USER) and not score > _SCORE_MIN:
+            raise UnsupportedError(f"tokenizer.model: piece {escape(piece)}: expected a score above {_SCORE_MIN:g}, found {score:g}: not "
+                                   "supported")
+        lacking = next((letter for letter in text if kinds.get(letter.encode()) not in (NORMAL, USER)), "") if kind == NORMAL else ""
+        if lacking and is_merged(text):
+            raise UnsupportedError(f"tokenizer.model: piece {escape(piece)}: expected its characters to be pieces, found none for "
+                                   f"{escape(lacking)}: not supported")
+        if kind == UNUSED and is_merged(text):
+            raise UnsupportedError(f"tokenizer.model: unused piece {escape(piece)}: expected one that no text is merged to, found one that is: "
+                                   "not supported")
+
+
+_BELOW_ZERO = -2.0 ** -149     # the float next to zero
+
+
+def _scores(model: _Model) -> tuple[float, ...]:
+    """The library prefers 0 to -0, the runtime counts them as the same: where there are both, -0 becomes what is next to it."""
+    zeros = {math.copysign(1.0, score) for score, kind in zip(model.scores, model.types, strict=True) if score == 0 and kind == NORMAL}
+    if len(zeros) < 2:
+        return tuple(model.scores)
+    return tuple(_BELOW_ZERO if score == 0 and math.copysign(1.0, score) < 0 else score for score in model.scores)
 
 
 def _attributes(model: _Model, prefix: bool, collapse: bool) -> tuple[int, ...]:

@@ -233,6 +233,54 @@ def test_sentencepiece_symbol_with_a_space(sentencepiece_model: bytes) -> None:
         Vocab.from_sentencepiece(with_symbols(sentencepiece_model, ("a  b",), True, True))
 
 
+def small_model(data: bytes, pieces: list[tuple[str, float, int]]) -> bytes:
+    """A BPE model of these pieces behind the three special ones, without a space in front."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(data)
+    del model.pieces[3:]
+    model.trainer_spec.byte_fallback = model.normalizer_spec.add_dummy_prefix = False
+    for text, score, kind in pieces:
+        model.pieces.add(piece=text, score=score, type=kind)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(("pieces", "text", "message"), [
+    ([("a", -1.0, 1), ("b", -2.0, 1), ("ab", -3.0, 5), ("aba", -4.0, 1)], "aba", "unused piece ab: expected one that no text"),
+    ([("a", 0.0, 1), ("ab", -1.0, 1)], "ab", "piece ab: expected its characters to be pieces, found none for b"),
+    ([("a", 0.0, 1), ("b", -1e11, 1)], "ab", "piece b: expected a score above -1e.10, found -1e.11")])
+def test_sentencepiece_odd_pieces(sentencepiece_model: bytes, pieces: list, text: str, message: str) -> None:
+    """The library gives them ids; none is what the runtime would give."""
+    import sentencepiece
+
+    data = small_model(sentencepiece_model, pieces)
+    assert 0 not in sentencepiece.SentencePieceProcessor(model_proto=data).encode(text)
+    with pytest.raises(UnsupportedError, match=message):
+        Vocab.from_sentencepiece(data)
+
+
+@pytest.mark.parametrize("kind", [3, 5])
+def test_sentencepiece_single_characters(sentencepiece_model: bytes, kind: int) -> None:
+    """A control or unused piece of one character is none: the text is unknown."""
+    import sentencepiece
+
+    data = small_model(sentencepiece_model, [("a", 0.0, 1), ("b", 0.0, kind)])
+    ours, theirs = Tokenizer(Vocab.from_sentencepiece(data).to_tokn()), sentencepiece.SentencePieceProcessor(model_proto=data)
+    assert ours.encode("abba") == theirs.encode("abba") == [3, 0, 3]
+
+
+def test_sentencepiece_below_zero(sentencepiece_model: bytes) -> None:
+    """A score of -0, which the first merge of a trained model has, is below the 0 of a piece put in by hand."""
+    import sentencepiece
+
+    for scores in ((0.0, -0.0), (-0.0, 0.0), (-0.0, -0.0)):
+        data = small_model(sentencepiece_model, [("a", -3.0, 1), ("b", -3.0, 1), ("ab", scores[0], 1), ("ba", scores[1], 1)])
+        theirs = sentencepiece.SentencePieceProcessor(model_proto=data)
+        ours = Tokenizer(Vocab.from_sentencepiece(data).to_tokn())
+        for text in ("aba", "bab", "abab", "babab"):
+            assert ours.encode(text) == theirs.encode(text), (scores, text)
+
+
 def test_sentencepiece_across_words() -> None:
     """Pieces that hold more than one word: the text must not be cut at words then."""
     import io
