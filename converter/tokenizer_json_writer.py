@@ -16,6 +16,7 @@ from .tokenizer import (
     ADDED_ONLY,
     ALSO_BYTE,
     AS_IS,
+    CONTROL,
     LSTRIP,
     NORMAL,
     NORMALIZED,
@@ -129,9 +130,11 @@ def _count_pieces(vocab: Vocab, texts: list[str], merges: Sequence[tuple[int, in
     n = len(texts)
     while n > 1 and stays_out(n - 1):
         n -= 1
-    single = next((i for i in range(n) if vocab.kind == "spm" and vocab.attrs[i] & ADDED_ONLY and len(texts[i]) == 1), None)
-    if single is not None:                 # it would become a piece
-        raise UnsupportedError(f"tokenizer: token {single} is an added token and no piece, and pieces follow it; a tokenizer.json cannot say that")
+    none = [bool(attr & ADDED_ONLY) or not vocab.merges and kind in (CONTROL, UNUSED)
+            for kind, attr in zip(vocab.types, vocab.attrs, strict=True)]
+    single = next((i for i in range(n) if vocab.kind == "spm" and none[i] and len(texts[i]) == 1), None)
+    if single is not None:                 # it would stand for the character
+        raise UnsupportedError(f"tokenizer: token {single} is one character and no piece, and pieces follow it; a tokenizer.json cannot say that")
     return n
 
 

@@ -267,6 +267,19 @@ def test_sentencepiece_single_characters(sentencepiece_model: bytes, kind: int) 
     data = small_model(sentencepiece_model, [("a", 0.0, 1), ("b", 0.0, kind)])
     ours, theirs = Tokenizer(Vocab.from_sentencepiece(data).to_tokn()), sentencepiece.SentencePieceProcessor(model_proto=data)
     assert ours.encode("abba") == theirs.encode("abba") == [3, 0, 3]
+    data = small_model(sentencepiece_model, [("b", 0.0, kind), ("a", 0.0, 1)])
+    with pytest.raises(UnsupportedError, match="token 3 is one character and no piece"):
+        Vocab.from_sentencepiece(data).to_tokenizer_json()
+
+
+def test_sentencepiece_unknown_mark(sentencepiece_model: bytes) -> None:
+    """A mark that is no piece is unknown like any character, and one of a run."""
+    import sentencepiece
+
+    data = small_model(sentencepiece_model, [("a", 0.0, 1), ("▁", 0.0, 3)])
+    ours, theirs = Tokenizer(Vocab.from_sentencepiece(data).to_tokn()), sentencepiece.SentencePieceProcessor(model_proto=data)
+    for text in ("xy zxyzxyz xyza", "a b aaaaaaaaaaaaaaaaaaaaaa b", " " * 20):
+        assert ours.encode(text) == theirs.encode(text), text
 
 
 def test_sentencepiece_below_zero(sentencepiece_model: bytes) -> None:

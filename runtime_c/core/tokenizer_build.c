@@ -407,8 +407,8 @@ static void find_word_mark(ak42_tokenizer *t) {
     for (uint32_t i = 0; i < 256; i++)
         if (t->byte_ids[i] == NO_TOKEN && !(t->flags & FLAG_EMIT_UNK)) return;
     for (uint32_t i = 0; i < ARRAY_LEN(marks) && !t->word_mark; i++) {
-        uint32_t size = (uint32_t)strlen(marks[i]);
-        bool crossed = find_token(t, (const uint8_t *)marks[i], size) == NO_TOKEN;
+        uint32_t size = (uint32_t)strlen(marks[i]), mark = find_token(t, (const uint8_t *)marks[i], size);
+        bool crossed = mark == NO_TOKEN || (t->priorities && t->priorities[mark] == NO_TOKEN);
         if (t->merges_size) {
             for (uint32_t slot = 0; slot < t->merges_size && !crossed; slot++)
                 crossed = t->merges[slot].left != NO_TOKEN &&
