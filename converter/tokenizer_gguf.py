@@ -284,8 +284,9 @@ def _spm_keys(vocab: Vocab) -> dict[str, Any]:
 
 def _spm_steps_fit(vocab: Vocab) -> bool:
     """The steps that GGUF's llama model stands for, or Metaspace's at the beginning only, which differ behind special tokens."""
-    normal, wanted = ([step for step in steps if step.op not in (ADDED, SPACES) and not (step.op == STRIP and step.flags & STRIP_MARKS)]
-                      for steps in (vocab.steps, spm_steps(vocab.dummy_prefix, vocab.collapse_spaces)))
+    normal, wanted = (
+        [step for step in steps if step.op not in (ADDED, SPACES) and not (step.op == STRIP and step.flags & STRIP_MARKS)]
+        for steps in (vocab.steps, spm_steps(vocab.dummy_prefix, vocab.collapse_spaces)))
     return sorted(((s.op, s.data) for s in normal), key=str) == sorted(((s.op, s.data) for s in wanted), key=str)
 
 

@@ -223,8 +223,8 @@ def _check_left(normaliser: list[Step], added: Mapping[int, Mapping[str, Any]]) 
         for step in normaliser:
             texts = {after for text in texts for after in _after(step, text)}
             if "" in texts:
-                raise UnsupportedError(f"{FILE}: added token {escape(token['content'])}: expected a text that the normalizer leaves "
-                                       "something of, found none: not supported")
+                raise UnsupportedError(f"{FILE}: added token {escape(token['content'])}: expected a text that the normalizer "
+                                       "leaves something of, found none: not supported")
 
 
 def _check_first(normaliser: list[Step], pre_tokenizer: list[Step], normalized: bool) -> None:
@@ -244,7 +244,8 @@ def _check_first(normaliser: list[Step], pre_tokenizer: list[Step], normalized: 
             raise _unsupported("pre_tokenizer Metaspace", 'with prepend_scheme "first" behind a Strip of what the normalizer wrote')
         grows = grows or step.op in (steps.PREPEND, steps.NFC) or len(content) > 1
     if grows and (normalized or place > 1):
-        raise _unsupported("pre_tokenizer Metaspace", 'with prepend_scheme "first" behind a normalizer that lengthens the text, and cuts')
+        raise _unsupported("pre_tokenizer Metaspace",
+                           'with prepend_scheme "first" behind a normalizer that lengthens the text, and cuts')
     if prefixes[0] < place:
         raise _unsupported("pre_tokenizer Metaspace", 'with prepend_scheme "first" behind another')
 
@@ -287,8 +288,8 @@ def _check_order(names: list[str], byte_level: bool) -> None:
     once = [name for name in names if name != "Fuse"]
     if places != sorted(places) or len(set(once)) != len(once) or {"Replace", "Metaspace"} <= set(names) or (
             "Strip" in names and "Fuse" not in names):
-        raise UnsupportedError(f"{FILE}: decoder: expected Replace or Metaspace, ByteFallback, Fuse, Strip in this order (and Strip only "
-                               f"behind Fuse), found {', '.join(names)}: not supported")
+        raise UnsupportedError(f"{FILE}: decoder: expected Replace or Metaspace, ByteFallback, Fuse, Strip in this order (and Strip "
+                               f"only behind Fuse), found {', '.join(names)}: not supported")
 
 
 def _decoder(value: Any, byte_level: bool) -> _Decoding:
@@ -421,16 +422,16 @@ def _texts(pieces: Mapping[str, int], added: Mapping[int, Mapping[str, Any]]) ->
 
 
 def _check_numbers(added: Mapping[int, Mapping[str, Any]], pieces: Mapping[str, int]) -> None:
-    """tokenizers gives added tokens the vocabulary's ids, and the next free ones to others, whatever the file says. `added` is in the
-    file's order."""
+    """tokenizers gives added tokens the vocabulary's ids, and the next free ones to others, whatever the file says. `added` is in
+    the file's order."""
     given: dict[str, int] = {}
     for token_id, token in added.items():
         text = token["content"]
         following = max(given.values(), default=-1) + 1
         expected = given.get(text, pieces.get(text, max(following, len(pieces))))
         if token_id != expected:
-            raise UnsupportedError(f"{FILE}: added token {escape(text)}: expected id {expected}, which tokenizers gives it, found {token_id}: "
-                                   "not supported")
+            raise UnsupportedError(f"{FILE}: added token {escape(text)}: expected id {expected}, which tokenizers gives it, found "
+                                   f"{token_id}: not supported")
         given[text] = expected
 
 
@@ -457,7 +458,8 @@ def _token(text: str, piece: bool, added: Mapping[str, Any] | None, model: Mappi
         attr |= ADDED_ONLY                # elsewhere it makes no difference
     if is_byte:
         if attr & NORMALIZED:
-            raise UnsupportedError(f"{FILE}: added token {escape(text)}: expected a byte's token without normalized, found it: not supported")
+            raise UnsupportedError(f"{FILE}: added token {escape(text)}: expected a byte's token without normalized, found it: "
+                                   "not supported")
         attr |= ALSO_BYTE
     if _get(added, "special", bool, "added_tokens", False):
         return raw, UNKNOWN if text == model.get("unk_token") and not byte_level else CONTROL, attr
@@ -471,8 +473,8 @@ _BYTE_NAME = re.compile(r"<0x([0-9A-Fa-f]{2}|\+[0-9A-Fa-f])>")
 def _check_bytes(texts: list[str]) -> None:
     for text in filter(_BYTE_NAME.fullmatch, texts):
         if text[3:5] != text[3:5].upper() or text[3] == "+":
-            raise UnsupportedError(f"{FILE}: token {escape(text)}: expected a byte as <0x..> with two capital hexadecimal digits, as "
-                                   "byte_fallback encodes it, found another name of it: not supported")
+            raise UnsupportedError(f"{FILE}: token {escape(text)}: expected a byte as <0x..> with two capital hexadecimal digits, "
+                                   "as byte_fallback encodes it, found another name of it: not supported")
 
 
 def _check_letters(pieces: Mapping[str, int]) -> None:

@@ -94,8 +94,8 @@ def _texts(vocab: Vocab) -> list[str]:
 def _attributes(vocab: Vocab, token_id: int) -> dict[str, Any]:
     attr = vocab.attrs[token_id]
     if attr & AS_IS:
-        raise UnsupportedError(f"tokenizer: token {token_id} is looked for in the normalised text without being normalised, as SentencePiece's "
-                               "user-defined symbols are: a tokenizer.json cannot say that; write an ak42 or a GGUF file")
+        raise UnsupportedError(f"tokenizer: token {token_id} is looked for in the normalised text without being normalised, as "
+                               "SentencePiece's user-defined symbols are: a tokenizer.json cannot say that; write an ak42 or a GGUF file")
     return {"content": _text(vocab, token_id), "single_word": bool(attr & SINGLE_WORD), "lstrip": bool(attr & LSTRIP),
             "rstrip": bool(attr & RSTRIP), "normalized": bool(attr & NORMALIZED), "special": vocab.types[token_id] != USER}
 
@@ -117,8 +117,8 @@ def _model(vocab: Vocab, texts: list[str]) -> dict[str, Any]:
 
 
 def _count_pieces(vocab: Vocab, texts: list[str], merges: Sequence[tuple[int, int]]) -> int:
-    """tokenizers numbers added tokens that the model does not have from the model's size on: the last ones stay out of it, where they
-    are no pieces or nothing but added tokens comes of them."""
+    """tokenizers numbers added tokens that the model does not have from the model's size on: the last ones stay out of it, where
+    they are no pieces or nothing but added tokens comes of them."""
     used = {text for left, right in merges for text in (texts[left], texts[right], texts[left] + texts[right])}
     used.add(texts[vocab.unk_id] if vocab.emit_unk else "")
 
@@ -134,7 +134,8 @@ def _count_pieces(vocab: Vocab, texts: list[str], merges: Sequence[tuple[int, in
             for kind, attr in zip(vocab.types, vocab.attrs, strict=True)]
     single = next((i for i in range(n) if vocab.kind == "spm" and none[i] and len(texts[i]) == 1), None)
     if single is not None:                 # it would stand for the character
-        raise UnsupportedError(f"tokenizer: token {single} is one character and no piece, and pieces follow it; a tokenizer.json cannot say that")
+        raise UnsupportedError(f"tokenizer: token {single} is one character and no piece, and pieces follow it; a tokenizer.json cannot "
+                               "say that")
     return n
 
 

@@ -150,13 +150,10 @@ _SCORE_MIN = -1e10             # the runtime merges by llama2.c's rules, which t
 def _check_pieces(model: _Model) -> None:
     """What the library makes of odd pieces and the runtime does not: unused ones are merged for the sake of longer ones, and so are
     characters that are no pieces."""
-    kinds = dict(zip(model.pieces, model.types, strict=True))
-    if len(kinds) != len(model.pieces):
-        double = next(piece for index, piece in enumerate(model.pieces) if piece in model.pieces[:index])
-        raise FormatError(f"tokenizer.model: piece {escape(double)}: expected it once, found it twice")
+    kinds = {piece: kind for piece, kind in zip(model.pieces, model.types, strict=True) if kind in (NORMAL, USER, UNUSED)}
 
     def one_symbol(text: str) -> bool:
-        return len(text) == 1 or kinds.get(text.encode()) in (NORMAL, USER, UNUSED)
+        return len(text) == 1 or text.encode() in kinds
 
     def is_merged(text: str) -> bool:
         return any(one_symbol(text[:cut]) and one_symbol(text[cut:]) for cut in range(1, len(text)))
@@ -164,15 +161,15 @@ def _check_pieces(model: _Model) -> None:
     for piece, score, kind in zip(model.pieces, model.scores, model.types, strict=True):
         text = piece.decode("utf-8", "replace")
         if kind in (NORMAL, USER) and not score > _SCORE_MIN:
-            raise UnsupportedError(f"tokenizer.model: piece {escape(piece)}: expected a score above {_SCORE_MIN:g}, found {score:g}: not "
-                                   "supported")
-        lacking = next((letter for letter in text if kinds.get(letter.encode()) not in (NORMAL, USER)), "") if kind == NORMAL else ""
-        if lacking and is_merged(text):
+            raise UnsupportedError(f"tokenizer.model: piece {escape(piece)}: expected a score above {_SCORE_MIN:g}, found "
+                                   f"{score:g}: not supported")
+        lacking = next((letter for letter in text if kinds.get(letter.encode()) not in (NORMAL, USER)), "")
+        if kind == NORMAL and lacking and is_merged(text):
             raise UnsupportedError(f"tokenizer.model: piece {escape(piece)}: expected its characters to be pieces, found none for "
                                    f"{escape(lacking)}: not supported")
         if kind == UNUSED and is_merged(text):
-            raise UnsupportedError(f"tokenizer.model: unused piece {escape(piece)}: expected one that no text is merged to, found one that is: "
-                                   "not supported")
+            raise UnsupportedError(f"tokenizer.model: unused piece {escape(piece)}: expected one that no text is merged to, found one "
+                                   "that is: not supported")
 
 
 _BELOW_ZERO = -2.0 ** -149     # the float next to zero
@@ -180,15 +177,16 @@ _BELOW_ZERO = -2.0 ** -149     # the float next to zero
 
 def _scores(model: _Model) -> tuple[float, ...]:
     """The library prefers 0 to -0, the runtime counts them as the same: where there are both, -0 becomes what is next to it."""
-    zeros = {math.copysign(1.0, score) for score, kind in zip(model.scores, model.types, strict=True) if score == 0 and kind == NORMAL}
+    normal = (score for score, kind in zip(model.scores, model.types, strict=True) if kind == NORMAL)
+    zeros = {math.copysign(1.0, score) for score in normal if score == 0}
     if len(zeros) < 2:
         return tuple(model.scores)
     return tuple(_BELOW_ZERO if score == 0 and math.copysign(1.0, score) < 0 else score for score in model.scores)
 
 
 def _attributes(model: _Model, prefix: bool, collapse: bool) -> tuple[int, ...]:
-    """User-defined symbols are looked for in the normalised text, as they are. Where normalising leaves them and what is between them
-    alone, nothing needs to be said."""
+    """User-defined symbols are looked for in the normalised text, as they are. Where normalising leaves them and what is
+    between them alone, nothing needs to be said."""
     mark = MARK.encode()
     symbols = [piece for piece, kind in zip(model.pieces, model.types, strict=True) if kind == USER]
     spaced = next((piece for piece in symbols if b" " in piece), None)

@@ -75,8 +75,8 @@ ADDED_STEP, BYTE_LEVEL_STEP = Step(ADDED), Step(BYTE_LEVEL)
 
 
 def spm_steps(dummy_prefix: bool = True, collapse: bool = False) -> tuple[Step, ...]:
-    """SentencePiece's own order: spaces in front and double ones go, a space is put in front, every space becomes the mark, and all marks
-    at the end go, whether they were spaces or not."""
+    """SentencePiece's own order: spaces in front and double ones go, a space is put in front, every space becomes the mark, and
+    all marks at the end go, whether they were spaces or not."""
     steps = [Step(STRIP, STRIP_LEFT | STRIP_SPACES), replace(" {2,}", " ", regex=True)] if collapse else []
     if dummy_prefix:
         steps.append(prepend(MARK))

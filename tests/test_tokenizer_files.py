@@ -187,7 +187,8 @@ def test_sentencepiece_extra_spaces() -> None:
 
 
 SYMBOLS = [("<tool>",), ("▁▁", "▁▁▁"), ("<x>", "▁<x"), ("x▁", "▁y"), ("\n\n", "\t", "▁▁"), ("the", "▁of"), ("▁",)]
-SYMBOL_PARTS = ["a", "the", "of", " ", "  ", "▁", "▁▁", "x", "y", "<x>", "<tool>", "<", "\n", "\n\n", "\t", "é", "日", "hello", "▁<x"]
+SYMBOL_PARTS = ["a", "the", "of", " ", "  ", "▁", "▁▁", "x", "y", "<x>", "<tool>", "<", "\n", "\n\n", "\t", "é", "日", "hello",
+                "▁<x"]
 
 
 def with_symbols(data: bytes, symbols: tuple[str, ...], prefix: bool, collapse: bool) -> bytes:

@@ -140,7 +140,8 @@ def test_orders_of_decoders() -> None:
         kept.append(names)
         hf = HFTokenizer.from_str(json.dumps(data))
         for _ in range(60):
-            ids = [i for _ in range(rng.randint(1, 4)) for i in rng.choice(([rng.randrange(9)], [rng.randrange(9)], mark, [9 + 32]))]
+            ids = [i for _ in range(rng.randint(1, 4))
+                   for i in rng.choice(([rng.randrange(9)], [rng.randrange(9)], mark, [9 + 32]))]
             assert ours.decode(ids).decode() == hf.decode(ids), (names, ids)
     assert ("Replace", "ByteFallback", "Fuse", "Strip") in kept and ("Replace", "ByteFallback") in kept and len(kept) == 14
 
@@ -183,7 +184,8 @@ def test_first_behind_normalisers() -> None:
             continue
         hf = HFTokenizer.from_str(json.dumps(data))
         for _ in range(12):
-            text = "".join(rng.choice(["a", "b", " ", "é", "e\u0301", "c", "P", "<x>", "\u0958", "x"]) for _ in range(rng.randint(1, 6)))
+            text = "".join(rng.choice(["a", "b", " ", "é", "e\u0301", "c", "P", "<x>", "\u0958", "x"])
+                           for _ in range(rng.randint(1, 6)))
             assert ours.encode(text) == hf.encode(text).ids, (json.dumps(data), text)
             same += 1
     assert refused > 100 and same > 1000
@@ -211,7 +213,8 @@ def test_numbers_of_added_tokens(ids: tuple[int, int], pieces: dict[str, int]) -
     """tokenizers numbers added tokens by itself; a file of another mind is refused instead of giving ids that differ."""
     data = byte_level()
     data["model"]["vocab"] |= pieces
-    data["added_tokens"] = [data["added_tokens"][0] | {"id": token_id, "content": text} for token_id, text in zip(ids, ("<s>", "<t>"), strict=True)]
+    data["added_tokens"] = [data["added_tokens"][0] | {"id": token_id, "content": text}
+                            for token_id, text in zip(ids, ("<s>", "<t>"), strict=True)]
     data["post_processor"] = None
     hf = HFTokenizer.from_str(json.dumps(data))
     assert (hf.token_to_id("<s>"), hf.token_to_id("<t>")) != ids
