@@ -61,7 +61,7 @@ def _rope(config: ModelConfig) -> dict[str, Any]:
 _VALUES: dict[str, Callable[[ModelConfig], Any]] = {
     "attention_bias": lambda config: config.attention_bias,
     "mlp_bias": lambda config: config.mlp_bias,
-    "sliding_window": lambda config: config.sliding_window or None,
+    "sliding_window": lambda config: config.sliding_window or _unused_window(config),
     "use_sliding_window": lambda config: config.sliding_window > 0,
     "max_window_layers": lambda config: next((i for i, flag in enumerate(config.flags) if flag & WINDOW), config.n_layers),
     "layer_types": lambda config: ["sliding_attention" if flag & WINDOW else "full_attention" for flag in config.flags],
@@ -84,6 +84,11 @@ _VALUES: dict[str, Callable[[ModelConfig], Any]] = {
     "original_max_position_embeddings": lambda config: config.rope_original_ctx or config.trained_ctx,
     "partial_rotary_factor": lambda config: config.rotary_dim / config.head_dim,
 }
+
+
+def _unused_window(config: ModelConfig) -> int | None:
+    """Where no layer has a window. A class that lists the layers which have one wants a number all the same."""
+    return config.trained_ctx if FAMILIES[config.hf_model_type].window == "pattern" else None
 
 
 def _whole(value: float) -> float:
