@@ -171,6 +171,41 @@ def test_an_olmo_s_keys_are_those_of_olmo2(case: Callable[[str], Case], name: st
     assert {key: found.get(f"olmo2.{key}") for key in keys} == keys
 
 
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "olmo3"])
+def test_a_family_with_windows_may_have_none(name: str, tmp_path: Path) -> None:
+    """Every layer one of full attention: also past the trained context, as a GGUF with our keys and without, and as a folder."""
+    n_layers = FAMILIES[name].config.get("num_hidden_layers", families.SIZES["num_hidden_layers"])
+    model = families.build(FAMILIES[name], layer_types=["full_attention"] * n_layers, max_position_embeddings=32)
+    model.save_pretrained(tmp_path / "hf")
+    ids = models.random_ids(3, PROMPT, model.config.vocab_size)
+    expected = models.transformers_logits(model, ids)
+    assert np.abs(expected - models.transformers_logits(families.build(FAMILIES[name]), ids)).max() > 0.1
+    for suffix in (".bin", ".gguf"):
+        converter.convert(tmp_path / "hf", tmp_path / f"m{suffix}")
+        assert_close(evaluate(tmp_path / f"m{suffix}", ids), expected)
+    without = bare(tmp_path / "m.gguf", tmp_path / "bare.gguf")
+    for source in (tmp_path / "m.bin", tmp_path / "m.gguf", without):
+        converter.convert(source, tmp_path / "back.bin", force=True)
+        assert_close(evaluate(tmp_path / "back.bin", ids), expected)
+    for source in (tmp_path / "m.bin", tmp_path / "m.gguf"):
+        converter.convert(source, tmp_path / "back", force=True)
+        assert_close(models.transformers_logits(models.transformers_model(tmp_path / "back"), ids), expected)
+
+
+@pytest.mark.parametrize(("layers", "pattern"), [
+    ("SFSF", None), ("FFFF", 1), ("SSFS", 3), ("SSSS", 0), ("FSSF", [False, True, True, False])])
+def test_a_gguf_says_which_layers_have_the_window(layers: str, pattern: Any, tmp_path: Path) -> None:
+    """As a period where one fits, which llama.cpp takes too; a list it does not."""
+    kinds = [{"S": "sliding_attention", "F": "full_attention"}[one] for one in layers]
+    model = families.build(FAMILIES["gemma2"], layer_types=kinds)
+    model.save_pretrained(tmp_path / "hf")
+    report = converter.convert(tmp_path / "hf", tmp_path / "m.gguf")
+    assert converter.inspect(tmp_path / "m.gguf")["metadata"].get("gemma2.attention.sliding_window_pattern") == pattern
+    assert isinstance(pattern, list) == any("one in 2 to have the window" in warning for warning in report.warnings)
+    ids = models.random_ids(3, PROMPT, model.config.vocab_size)
+    assert_close(evaluate(tmp_path / "m.gguf", ids), models.transformers_logits(model, ids))
+
+
 def bare(path: Path, out: Path) -> Path:
     """A copy of a GGUF without the keys that begin with ak42."""
     source = converter.sources.open_source(path)
@@ -216,7 +251,7 @@ def test_dynamic_rope_grows_with_the_context_of_the_session(case: Callable[[str]
 
 @pytest.mark.parametrize(("name", "said"), [
     ("qwen2-window", "sliding window of 13"), ("smollm3-listed", "every fourth layer"), ("gemma2", "attention scale"),
-    ("phi3", "sliding window of 21"), ("qwen3-moe-mixed", "experts in every layer"), ("qwen2-yarn", "beta_fast and beta_slow"), ("smollm3-bias", "no biases of attn_output"),
+    ("phi3", "sliding window of 21"), ("olmo3-listed", "all layers but one in 4 to have the window"), ("qwen3-moe-mixed", "experts in every layer"), ("qwen2-yarn", "beta_fast and beta_slow"), ("smollm3-bias", "no biases of attn_output"),
     ("olmo3-bias", "the rope_theta of 10000 in the layers with a window too, where this model has 3000")])
 def test_what_llama_cpp_will_not_do_is_said(name: str, said: str, tmp_path: Path) -> None:
     report = converter.convert(families.make(tmp_path / "hf", families.FAMILIES[name]), tmp_path / "m.gguf")

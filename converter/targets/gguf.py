@@ -80,6 +80,10 @@ def warnings(plan: Plan) -> list[str]:
     if _has_local_key(config) and facts.local_plain:
         lines.append(f"llama.cpp takes the rope_theta of {config.rope_theta:g} in the layers with a window too, where this model "
                      f"has {config.rope_theta_local:g}")
+    period = _window_period(config)
+    if config.sliding_window and facts.windowed and period != facts.full_period and (facts.pattern_listed or period is None):
+        lines.append(f"llama.cpp takes all layers but one in {facts.full_period} to have the window, which this model's layers are "
+                     "not like")
     if _rotated(config) is not None:
         lines.append("llama.cpp takes every fourth layer to be without rope, which this model's layers are not")
     if facts.wide_layers and _attention_scale(config) is not None:
@@ -171,18 +175,30 @@ def _layer_keys(config: ModelConfig) -> dict[str, tuple[int, Any]]:
     """The window and which layers have it, and which have rope, where llama.cpp's rule for the architecture says otherwise."""
     keys: dict[str, tuple[int, Any]] = {}
     windowed = [bool(flag & WINDOW) for flag in config.flags]
+    period = _window_period(config)
     if config.sliding_window:
         keys["attention.sliding_window"] = (U32, config.sliding_window)
-        if config.facts.pattern_listed or windowed != _by_period(config, config.facts.full_period):
+        if config.facts.pattern_listed or period is None:
             keys["attention.sliding_window_pattern"] = (ARRAY, (BOOL, windowed))
+        elif period != config.facts.full_period:
+            keys["attention.sliding_window_pattern"] = (U32, period)
     elif config.architecture == "phi3":
         keys["attention.sliding_window"] = (U32, 0)          # llama.cpp's reader wants the key
     elif config.architecture == "gemma2":
-        keys["attention.sliding_window"] = (U32, config.trained_ctx)         # it has a window of its own where there is none
+        # It has a window of its own where there is none: one that no text within the context reaches, in no layer.
+        keys["attention.sliding_window"] = (U32, config.trained_ctx)
+        keys["attention.sliding_window_pattern"] = (U32, 1)
     rotated = _rotated(config)
     if rotated is not None:
         keys["attention.rope_pattern"] = (ARRAY, (BOOL, rotated))
     return keys
+
+
+def _window_period(config: ModelConfig) -> int | None:
+    """Every n-th layer is without the window: the architecture's own n where it fits, else the smallest; None where none does."""
+    windowed = [bool(flag & WINDOW) for flag in config.flags]
+    periods = (config.facts.full_period, *range(config.n_layers + 1))
+    return next((period for period in periods if _by_period(config, period) == windowed), None)
 
 
 def _by_period(config: ModelConfig, period: int) -> list[bool]:
