@@ -92,6 +92,11 @@ def read_rope(fields: Fields, family: Family, sizes: Sizes) -> tuple[Rope, float
         if two and key == "rope_parameters":
             fields.wrong(key, "full_attention and sliding_attention, each with its own")
             continue
+        if two and block.get("rope_type") is None and block.get("type") not in (None, "default"):
+            # transformers 4 went by it; 5 puts the block into one that has a rope_type, default, already
+            fields.within(key, block).unsupported("type", "only rope_type is where layers with a window have a rope of their own; "
+                                                          "rename the key")
+            continue
         blocks.append((key, block, _block(fields.within(key, block), fields, family, sizes)))
     return _agreed(fields, family, blocks, sizes), _theta_local(fields, family, local) if two else 0.0
 

@@ -93,6 +93,24 @@ def variants(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"{key}={other!r}", {**values, key: other}
 
 
+@pytest.mark.parametrize("name", ["gemma3", "olmo3"])
+def test_a_scaling_under_the_old_key_is_refused_where_there_are_two_ropes(name: str, tmp_path: Path) -> None:
+    """transformers 4 scales by it, 5 does not; under rope_type both do."""
+    model = families.build(FAMILIES[name])
+    values = {**without(model.config.to_dict(), "rope_parameters"), "rope_theta": 5e5}
+    folder = tmp_path / "hf"
+    model.save_pretrained(folder)
+    ids = models.random_ids(3, PROMPT, model.config.vocab_size)
+    plain = transformers_logits(model, values, ids)
+    old = {**values, "rope_scaling": {"type": "linear", "factor": 8.0}}
+    assert plain is not None and np.array_equal(transformers_logits(model, old, ids), plain)
+    with pytest.raises(converter.UnsupportedError, match=r"rope_scaling\.type: 'linear' is not supported, only rope_type is"):
+        config_from_hf(old)
+    new = {**values, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    theirs, ours = transformers_logits(model, new, ids), our_logits(folder, new, ids, tmp_path)
+    assert np.abs(theirs - plain).max() > 0.1 and ours is not None and np.abs(ours - theirs).max() <= MAX_DIFF
+
+
 def wrapped_variants(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The same of a wrapper's text_config, and of the keys beside it."""
     for what, text in variants(values["text_config"]):
