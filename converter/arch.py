@@ -123,6 +123,11 @@ _FUSED = (
 _JOINED = (_FUSED[0], Fused("blk.{}.attn_qkv.bias", "", ("bq", "bk", "bv")))
 
 
+# What transformers 5 may save in place of single experts: a tensor of all, each with its roles' rows one below another.
+_STACKED = (("model.layers.{}.mlp.experts.gate_up_proj", ("experts_w1", "experts_w3")),
+            ("model.layers.{}.mlp.experts.down_proj", ("experts_w2",)))
+
+
 @dataclass(frozen=True)
 class Architecture:
     """The tensors of an architecture. `spelled` is how a family spells a role that others spell differently, by model_type; under
@@ -227,20 +232,34 @@ class Piece:
     shape: tuple[int, ...]                 # of the whole tensor there
 
 
-def hf_pieces(config: ModelConfig) -> dict[str, list[Piece]]:
-    """GGUF name -> the pieces that make up the tensor in Hugging Face's format, in order: one an expert, or part of a fused one."""
+def hf_pieces(config: ModelConfig, present: Container[str] = ()) -> dict[str, list[Piece]]:
+    """GGUF name -> the pieces that make up the tensor in Hugging Face's format, in order: one an expert, or part of a fused one.
+
+    `present` are the names in a checkpoint, where experts may stand as transformers 5 has them in memory.
+    """
     found = {}
     fused = _fused_pieces(config, _FUSED, lambda one: one.hf) if config.facts.fused else {}
     for tensor in ARCHITECTURES[config.architecture].tensors(config):
         if tensor.name in fused:
             found[tensor.name] = [fused[tensor.name]]
         elif len(tensor.shape) == 3:
-            rows = tensor.shape[1]
-            found[tensor.name] = [Piece(tensor.hf.format(tensor.layer, e=e), 0, rows, tensor.shape[1:])
-                                  for e in range(tensor.shape[0])]
+            found[tensor.name] = _expert_pieces(tensor, present)
         elif tensor.hf:
-            found[tensor.name] = [Piece(tensor.hf_name, 0, tensor.n_rows, tensor.shape)]
+            plain = tensor.role.hf.format(tensor.layer)
+            as_in_memory = tensor.role.need == "experts" and tensor.hf_name not in present and plain in present
+            found[tensor.name] = [Piece(plain if as_in_memory else tensor.hf_name, 0, tensor.n_rows, tensor.shape)]
     return found
+
+
+def _expert_pieces(tensor: Tensor, present: Container[str]) -> list[Piece]:
+    """One an expert: a matrix of its own, or rows of the stacked tensor where that is present."""
+    n_experts, rows, columns = tensor.shape
+    stacked, roles = next(one for one in _STACKED if tensor.role.role in one[1])
+    name = stacked.format(tensor.layer)
+    if name not in present:
+        return [Piece(tensor.hf.format(tensor.layer, e=e), 0, rows, (rows, columns)) for e in range(n_experts)]
+    height, first = rows * len(roles), rows * roles.index(tensor.role.role)
+    return [Piece(name, e * height + first, rows, (n_experts, height, columns)) for e in range(n_experts)]
 
 
 def gguf_pieces(config: ModelConfig, rope_freqs: bool = False, present: Container[str] = ()) -> dict[str, Piece]:

@@ -304,6 +304,50 @@ def test_a_saved_session_is_of_its_experts(case: Callable[[str], Case], tmp_path
         session.load(saved)
 
 
+# ---- experts as transformers 5 has them in memory ----
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe", "qwen3-moe-mixed"])
+@pytest.mark.parametrize("form", ["safetensors", "torch"])
+def test_experts_in_one_tensor_a_layer(case: Callable[[str], Case], name: str, form: str, tmp_path: Path) -> None:
+    """save_pretrained(save_original_format=False), and a state dict as it is: the bytes of the usual layout's."""
+    import torch
+
+    made, model = case(name), families.build(FAMILIES[name])
+    model.save_pretrained(tmp_path / "hf", save_original_format=False)
+    assert any(key.endswith("mlp.experts.gate_up_proj") for key in models.read_safetensors(tmp_path / "hf"))
+    if form == "torch":
+        (tmp_path / "hf" / "model.safetensors").unlink()
+        torch.save(model.state_dict(), tmp_path / "hf" / "pytorch_model.bin")
+    converter.convert(tmp_path / "hf", tmp_path / "m.bin", format="ak42-v3")
+    assert np.array_equal(evaluate(tmp_path / "m.bin", made.ids), evaluate(made.file("ak42-v3"), made.ids))
+    converter.convert(tmp_path / "hf", tmp_path / "back")
+    assert models.read_safetensors(tmp_path / "back") == models.read_safetensors(made.folder)
+
+
+def reshaped(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values.swapaxes(1, 2))
+
+
+@pytest.mark.parametrize(("layer", "change", "says"), [
+    ("model.layers.1.mlp.experts.gate_up_proj", reshaped, r"gate_up_proj expected 5x152x48, found 5x48x152"),
+    ("model.layers.1.mlp.experts.down_proj", lambda values: values[:4], r"down_proj expected 5x48x76, found 4x48x76"),
+    ("model.layers.1.mlp.experts.gate_up_proj", None, r"missing: model.layers.1.block_sparse_moe.experts.0.w1.weight"),
+    ("model.layers.1.mlp.gate.weight", None, r"1 tensor missing: model.layers.1.block_sparse_moe.gate.weight"),
+    ("model.layers.1.block_sparse_moe.experts.0.w2.weight", lambda _values: np.zeros((48, 76), np.float32),
+     r"1 tensor left over: model.layers.1.block_sparse_moe.experts.0.w2.weight"),
+], ids=["turned", "fewer", "no experts", "no router", "twice"])
+def test_stacked_experts_that_do_not_fit_are_refused(layer: str, change: Any, says: str, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    families.build(FAMILIES["mixtral"]).save_pretrained(tmp_path / "hf", save_original_format=False)
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    values = tensors.pop(layer, None)
+    save_file(tensors | ({layer: change(values)} if change else {}), tmp_path / "hf" / "model.safetensors")
+    with pytest.raises(converter.FormatError, match=says):
+        converter.convert(tmp_path / "hf", tmp_path / "m.bin")
+
+
 # ---- GGUF files as other converters write them ----
 
 Tensors = list[tuple[str, np.ndarray, int]]                        # name, its bytes in gguf-py's shape, type

@@ -68,7 +68,7 @@ class HfSource:
         if self._wrapper is not None:
             self.hf_config = text_alone(stated, "config.json", HEAD in self._entries)[0]
             self.config = config_from_hf(self.hf_config, "config.json", self.generation_config)[0]
-        self._pieces = hf_pieces(self.config)
+        self._pieces = hf_pieces(self.config, self._entries)
         self._check_head()
         self._expected = {name: shape for name, shape in expected_shapes(self.config).items() if name in self._pieces}
         wanted = {piece.name: piece.shape for pieces in self._pieces.values() for piece in pieces}
