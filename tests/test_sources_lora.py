@@ -275,7 +275,8 @@ def test_single_experts(tmp_path: Path, out: str) -> None:
     a, b = rng.standard_normal((2, 3, 76), dtype=np.float32), rng.standard_normal((2, 48, 3), dtype=np.float32)
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["w2"]}))
+    targets = [module.format(expert).removeprefix("base_model.model.") for expert in (1, 4)]
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": targets}))
     tensors = {}
     for place, expert in enumerate((1, 4)):
         tensors[f"{module.format(expert)}.lora_A.weight"] = torch.from_numpy(a[place])
@@ -380,6 +381,59 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, base: Path, good: Path, change: Callable[..., Any], text: str) -> None:
     assert text in refused_by(base, changed(good, tmp_path / "a", weights=change))
+
+
+def without(tensors: dict[str, Any], *parts: str) -> dict[str, Any]:
+    left = {key: value for key, value in tensors.items() if not any(part in key for part in parts)}
+    assert len(left) < len(tensors)
+    return left
+
+
+DOWN = "layers.1.mlp.down_proj"
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        ({}, f"a: model.{DOWN}.weight: expected lora_A and lora_B, as target_modules in adapter_config.json says, found nothing; name it in exclude_modules"),
+        ({"target_modules": r".*\.(q|k|v|o|up|down|gate)_proj"}, "down_proj.weight: expected lora_A and lora_B, as target_modules"),
+        ({"layers_to_transform": [0, 1], "layers_pattern": "layers"}, "down_proj.weight: expected lora_A and lora_B, as target_modules"),
+        ({"target_modules": [*ALL, "embed_tokens"], "exclude_modules": [DOWN]}, "model.embed_tokens.weight: expected lora_A"),
+        ({"exclude_modules": [DOWN], "modules_to_save": ["lm_head"]}, "lm_head.weight: expected the whole weight, as modules_to_save"),
+        # tensors that PEFT passes over
+        ({"layers_to_transform": 1}, "layers.0.mlp.down_proj: expected a module of target_modules, found another"),
+        ({"layers_to_transform": [0, 1], "layers_pattern": ["h"]}, "expected a module of target_modules, found another"),
+        ({"exclude_modules": [DOWN, "q_proj"]}, "layers.0.self_attn.q_proj: expected a module of target_modules, found another"),
+        ({"exclude_modules": r".*layers\..\.mlp\.down_proj"}, "layers.0.mlp.down_proj: expected a module of target_modules, found another"),
+        ({"modules_to_save": ["mlp"]}, "expected a module of target_modules, found another"),
+        ({"target_modules": r"model\.layers\.0.*proj"}, "layers.1.mlp.gate_proj: expected a module of target_modules, found another"),
+        ({"exclude_modules": 3}, "exclude_modules: expected a name or an array of names"),
+        ({"modules_to_save": "norm"}, "modules_to_save: expected an array of names"),
+        ({"layers_to_transform": "1"}, "layers_to_transform: expected a layer's number or an array of them"),
+        ({"layers_pattern": ["(a+)+"], "layers_to_transform": 1}, "layers_pattern: an array of 1 is not supported, a name or"),
+    ],
+    ids=str,
+)
+def test_modules_and_tensors_that_are_not_the_same_are_refused(tmp_path: Path, base: Path, good: Path, config: dict[str, Any],
+                                                               text: str) -> None:
+    """A module that the config names and the file has no tensors of, and the other way round: PEFT leaves such modules as they were."""
+    found = refused_by(base, changed(good, tmp_path / "a", config, lambda tensors: without(tensors, DOWN)), ConvertError)
+    assert text in found
+
+
+def test_a_module_that_was_excluded_is_left_as_it_is(tmp_path: Path, base: Path, good: Path) -> None:
+    """And so it is where the config's pattern is not tried, which is said."""
+    for number, config in enumerate(({"exclude_modules": [DOWN]}, {"target_modules": "(?:.*?proj)"}, {"target_modules": "all-linear"},
+                                     {"target_modules": None})):
+        adapter = changed(good, tmp_path / f"a{number}", config, lambda tensors: without(tensors, DOWN))
+        source, plain = opened(base, adapter), open_source(base)
+        assert np.array_equal(values_of(source, "blk.1.ffn_down.weight"), values_of(plain, "blk.1.ffn_down.weight"))
+        assert not np.array_equal(values_of(source, "blk.0.ffn_down.weight"), values_of(plain, "blk.0.ffn_down.weight"))
+        assert ["a pattern that is not tried" in warning for warning in source.warnings] == [True] * (number > 0)
+        source.close(), plain.close()
+        if number == 0:
+            theirs = peft.PeftModel.from_pretrained(transformers.AutoModelForCausalLM.from_pretrained(base), adapter)
+            check_merged(opened(base, adapter), merged_values(theirs))
 
 
 def test_fan_in_fan_out_is_left_out_of_account(tmp_path: Path, base: Path, good: Path) -> None:

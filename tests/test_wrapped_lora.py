@@ -178,7 +178,7 @@ def test_over_bitsandbytes(tmp_path: Path, good: Path, kind: str) -> None:
         "quantization_config": text.pop("quantization_config")}))
     module = "base_model.model.model.language_model.layers.1.mlp.down_proj"
     weights = {f"{module}.lora_A.weight": torch.randn(4, SPEC.hidden_dim), f"{module}.lora_B.weight": torch.randn(SPEC.dim, 4)}
-    adapter = changed(good, tmp_path / "a", weights=lambda _tensors: weights)
+    adapter = changed(good, tmp_path / "a", {"target_modules": ["layers.1.mlp.down_proj"]}, lambda _tensors: weights)
     one, other, plain = opened(whole, adapter), opened(folder, adapter), open_source(folder)
     assert all(np.array_equal(values_of(one, name), values_of(other, name)) for name in plain.names())
     assert not np.array_equal(values_of(one, "blk.1.ffn_down.weight"), values_of(plain, "blk.1.ffn_down.weight"))
@@ -219,6 +219,18 @@ def test_other_tokens(folder_of: Callable[[str], Path], tmp_path: Path, name: st
 
 # ---- what is refused ----
 
+
+def test_modules_without_tensors_are_refused(folder_of: Callable[[str], Path], tmp_path: Path, good: Path) -> None:
+    """By a pattern, or names, as the adapter has them: of the larger class."""
+    whole = "model.language_model.layers.1.self_attn.q_proj"
+    listed = ["q_proj", "o_proj", "down_proj"]
+    full = [whole, *listed[1:], *(f"layers.{n}.self_attn.q_proj" for n in (0, 2, 3))]
+    for number, targets in enumerate((TEXT, listed, full)):
+        adapter = changed(good, tmp_path / f"a{number}", {"target_modules": targets},
+                          lambda tensors: {name: value for name, value in tensors.items() if whole not in name})
+        assert "model.layers.1.self_attn.q_proj.weight: expected lora_A and lora_B" in refused_by(folder_of("mistral3"), adapter)
+
+
 Q = "base_model.model.model.language_model.layers.0.self_attn.q_proj"
 
 
@@ -249,7 +261,8 @@ def both_forms(tensors: dict[str, Any]) -> dict[str, Any]:
 )
 def test_names_that_do_not_fit_are_refused(folder_of: Callable[[str], Path], tmp_path: Path, good: Path, change: Callable[..., Any],
                                            text: str) -> None:
-    found = refused_by(folder_of("mistral3"), changed(good, tmp_path / "a", weights=change), FormatError)
+    config = {"target_modules": ["q_proj", "o_proj", "down_proj"]}             # of any name
+    found = refused_by(folder_of("mistral3"), changed(good, tmp_path / "a", config, change), FormatError)
     assert text in found and "\n" not in found
 
 

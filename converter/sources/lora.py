@@ -122,7 +122,25 @@ class LoraSource:
             if name not in found:
                 raise FormatError(f"{adapter.name}: {escape(name)}: expected a weight of {base.name}, found that it has none of "
                                   "this name")
+        self._check_complete()
         return matched
+
+    def _check_complete(self) -> None:
+        """Every module that the adapter's config names has its tensors. Experts are modules of their own in transformers 4 alone,
+        and an adapter that has none was trained without. A head that is the embedding needs no tensors of its own."""
+        adapter = self._adapter
+        pieces = hf_pieces(self.config)
+        of_experts = {piece.name for name, parts in pieces.items() if self._tensors[name].role.need == "experts" for piece in parts}
+        passed = set() if of_experts & adapter.changes.keys() else of_experts
+        if self.config.shared_classifier:
+            passed |= {HEAD} | ({EMBEDDING} if HEAD in adapter.changes else set())
+        for name in dict.fromkeys(piece.name for parts in pieces.values() for piece in parts):
+            key = "" if name in passed else adapter.lacks(name)
+            if key:
+                wanted = "lora_A and lora_B" if key == "target_modules" else "the whole weight"
+                remedy = "name it in exclude_modules" if key == "target_modules" else f"take it out of {key}"
+                raise FormatError(f"{adapter.name}: {escape(name)}: expected {wanted}, as {key} in adapter_config.json says, found "
+                                  f"nothing; {remedy} if it was not trained")
 
     def require_type(self, keep: bool) -> None:
         """UsageError where weights would have to keep a quantised type that merging has taken them out of."""

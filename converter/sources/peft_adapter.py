@@ -23,6 +23,7 @@ from ..families import Wrapper
 from ..fields import Fields
 from ..quant import TYPES
 from .input_file import InputFile
+from .peft_targets import Targets, ends_in, is_plain, read_targets
 from .safetensors_file import SafetensorsEntry, read_header, shape_text
 from .torch_file import state_dict
 from .wrapped import left_out, part_left_out, unwrapped
@@ -42,9 +43,6 @@ IDLE = {"base_model_name_or_path", "revision", "task_type", "auto_mapping", "inf
         "bias", "init_lora_weights", "trainable_token_indices"}
 # Ways to begin a training that leave the base model as it is; the others (pissa, olora, loftq, ...) change it.
 INITS = ("gaussian", "orthogonal", "eva")                  # beside true and false
-# A pattern of rank_pattern and alpha_pattern: a part of a module's name, as a modest regular expression.
-_PATTERN = re.compile(r"\^?(?:[\w-]|\\\.|\\d|\[[\w-]+\]|\.|[*+](?![*+?])|\||\((?!\?)|\))+\$?")
-MAX_PATTERN, MAX_REPEATS = 200, 3
 MAX_NAME = 128                     # of a weight: three repeats may take the third power of its length
 
 MAGNITUDE, TOKENS = "lora_magnitude_vector", "token_adapter.trainable_tokens_delta"
@@ -169,7 +167,12 @@ class PeftAdapter:
         tensors = read_header(file).tensors if weights.endswith(".safetensors") else state_dict(file)
         if self._settings.fan_in_fan_out:
             self.warnings.append(f"{CONFIG}: fan_in_fan_out is left out of account, as PEFT does: these are no Conv1D layers")
-        self.changes = self._own_names(file.name, self._changes(file, self._of_the_text(file.name, tensors)))
+        if not self._settings.targets.known:
+            self.warnings.append(f"{CONFIG}: what target_modules and exclude_modules name is not known (a pattern that is not tried, "
+                                 "or nothing): a module of theirs without tensors stays as it is")
+        changes = self._changes(file, self._of_the_text(file.name, tensors))
+        self._spelled = {prefix for name in changes for prefix in _prefixes(self._wrapper) if name.startswith(prefix[0])}
+        self.changes = self._own_names(file.name, changes)
 
     def _of_the_text(self, file: str, tensors: Mapping[str, SafetensorsEntry]) -> dict[str, SafetensorsEntry]:
         """Without those that change a part of the wrapper that is not converted either."""
@@ -191,6 +194,17 @@ class PeftAdapter:
                 raise FormatError(f"{file}: {escape(plain)} twice: as {escape(own[plain][0])} and as {escape(name)}")
             own[plain] = name, change
         return {plain: change for plain, (_name, change) in own.items()}
+
+    def lacks(self, weight: str) -> str:
+        """Which key of the config names a weight of the text model's that the adapter has nothing for; "" where none does."""
+        if weight in self.changes:
+            return ""
+        names = [theirs + weight[len(own):] for theirs, own in self._spelled if weight.startswith(own)] or [weight]
+        modules = [name.rpartition(".")[0] for name in names]
+        targets = self._settings.targets
+        if weight.endswith(".weight") and any(map(targets.low_rank, modules)):
+            return "target_modules"
+        return "modules_to_save" if any(map(targets.whole, modules)) else ""
 
     def _own_name(self, name: str) -> str:
         return name if self._wrapper is None else unwrapped(name, self._wrapper) or name
@@ -268,7 +282,7 @@ class PeftAdapter:
         """Every module of trainable_token_indices has its rows, but for a head that repeats its embedding's."""
         tokens = self._settings.tokens
         found = {name for name in tokens for weight, change in changes.items()
-                 if isinstance(change, TokenRows) and _ends_in(weight.removesuffix(".weight"), name)}
+                 if isinstance(change, TokenRows) and ends_in(weight.removesuffix(".weight"), name)}
         for name in tokens:
             if name not in found and not (name == HEAD_MODULE and tokens[name] == tokens.get(EMBEDDING_MODULE)):
                 raise FormatError(f"{file}: expected rows for {escape(name)}, which trainable_token_indices names, found none")
@@ -292,9 +306,9 @@ class PeftAdapter:
         if len(a.entry.shape) != 2 or len(b.entry.shape) != 2 or a.entry.shape[0] != rank or b.entry.shape[1] != rank:
             raise FormatError(f"{file}: {escape(module)}: expected matrices of rank {rank:g}, as {CONFIG} says, found "
                               f"{shape_text(a.entry.shape)} and {shape_text(b.entry.shape)}")
-        if embedding and not _ends_in(module, EMBEDDING_MODULE):
+        if embedding and not ends_in(module, EMBEDDING_MODULE):
             raise FormatError(f"{file}: {escape(module)}: expected lora_A and lora_B, found an embedding's")
-        if not settings.targets(module):
+        if settings.targets.low_rank(module) is False:
             raise FormatError(f"{file}: {escape(module)}: expected a module of target_modules, found another")
         magnitude = parts.get(MAGNITUDE)
         if magnitude is not None and magnitude.entry.shape != b.entry.shape[:1]:
@@ -303,12 +317,12 @@ class PeftAdapter:
         return LowRank(a, b, alpha / (math.sqrt(rank) if settings.rslora else rank), embedding, magnitude)
 
 
+def _prefixes(wrapper: Wrapper | None) -> tuple[tuple[str, str], ...]:
+    return () if wrapper is None else wrapper.prefixes
+
+
 _SPLIT = re.compile(r"(.+)\.(lora_(?:A|B)(?=\.)|lora_embedding_[AB]|lora_\w+?|token_adapter\.trainable_tokens_delta)"
                     r"(\.default)?(\.weight|\.bias)?")
-
-
-def _ends_in(module: str, name: str) -> bool:
-    return module == name or module.endswith(f".{name}")
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -333,7 +347,7 @@ class _Settings:
     fan_in_fan_out: bool
     rank_pattern: Mapping[str, float]
     alpha_pattern: Mapping[str, float]
-    target_modules: list[str] | None               # None: a pattern, or all
+    targets: Targets
     tokens: Mapping[str, tuple[int, ...]]          # the end of a module's name -> the rows that were trained
 
     def of(self, patterns: Mapping[str, float], module: str, default: float) -> float:
@@ -343,13 +357,8 @@ class _Settings:
                 return value
         return default
 
-    def targets(self, module: str) -> bool:
-        """Whether a module is one that the config says was trained."""
-        listed = self.target_modules
-        return listed is None or any(_ends_in(module, target) for target in listed)
-
     def tokens_of(self, module: str) -> tuple[int, ...] | None:
-        return next((tokens for name, tokens in self.tokens.items() if _ends_in(module, name)), None)
+        return next((tokens for name, tokens in self.tokens.items() if ends_in(module, name)), None)
 
 
 def _settings(config: Mapping[str, Any]) -> _Settings:
@@ -369,19 +378,9 @@ def _settings(config: Mapping[str, Any]) -> _Settings:
     settings = _Settings(fields.integer("r", 1, MAX_RANK), fields.number("lora_alpha"), fields.flag("use_rslora", False),
                          fields.flag("use_dora", False), fields.flag("fan_in_fan_out", False),
                          _patterns(fields, "rank_pattern", whole=True), _patterns(fields, "alpha_pattern", whole=False),
-                         _targets(fields), _tokens(fields))
+                         read_targets(fields), _tokens(fields))
     fields.finish()
     return settings
-
-
-def _targets(fields: Fields) -> list[str] | None:
-    listed = fields.values.get("target_modules")
-    if isinstance(listed, str) or listed is None:
-        return None
-    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        fields.wrong("target_modules", "a name or an array of names")
-        return None
-    return listed
 
 
 def _tokens(fields: Fields) -> dict[str, tuple[int, ...]]:
@@ -412,16 +411,6 @@ def _patterns(fields: Fields, key: str, whole: bool) -> dict[str, float]:
         right = isinstance(value, int) or isinstance(value, float) and not whole
         if isinstance(value, bool) or not right or not 0 < value < 1 << 20:
             fields.wrong(f"{key}.{pattern}", "a number above 0", value)
-        repeats = pattern.count("*") + pattern.count("+")
-        plain = len(pattern) <= MAX_PATTERN and repeats <= MAX_REPEATS and _PATTERN.fullmatch(pattern) is not None
-        if not plain or re.search(r"\)[*+]", pattern) or not _compiles(pattern):
+        if not is_plain(pattern):
             fields.unsupported(key, "names, with up to three repeats and no group repeated, are", pattern)
     return dict(given)
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True
