@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from converter.arch import HALF_SPLIT, INTERLEAVED, reorder
 from converter.errors import FormatError, UnsupportedError
 from converter.sources import Source
 from converter.sources.input_file import InputFile
-from converter.sources.torch_file import read_torch
+from converter.sources.torch_file import read_torch, tensors_of
 
 SPEC = ModelSpec(head_dim=16)
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -440,6 +440,36 @@ def test_inspect_lists_what_was_saved(tmp_path: Path) -> None:
     json.dumps(found, allow_nan=False)
 
 
+HARMLESS = {"set": {1, "a"}, "frozenset": frozenset({1}), "long": -(1 << 200), "longer": 1 << 4000, "bytes": b"x" * 300, "bytearray": bytearray(b"x"),
+            "complex": 1 + 2j, "counter": Counter("abca"), "keys": {(1, 2): 3, 1.5: 2, None: 1, "s": 4}, "text": "\u00e9" * 300,
+            "strided": torch.arange(24).reshape(2, 3, 4).transpose(0, 2), "slice": torch.arange(9.0)[::2],
+            "deep": [({"set": {1}}, torch.ones(3))]}
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_what_is_not_read_may_be_anything_harmless(tmp_path: Path, opened: Callable[..., Source], protocol: int, legacy: bool) -> None:
+    """In the config and beside it: the weights are those of a checkpoint without it, in either form of every protocol."""
+    path = checkpoint(tmp_path / "ckpt.pt", META_SPEC, config=HARMLESS, best_val_loss=torch.arange(6.0)[::3], iter_num=1 << 300,
+                      optimizer={"state": HARMLESS})
+    saved = torch.load(path, weights_only=False)
+    torch.save(saved, path, pickle_protocol=protocol, _use_new_zipfile_serialization=not legacy)
+    source = opened(path)
+    check_weights(source, META_SPEC)
+    found = converter.inspect(path)
+    assert "config.strided" in {line["name"] for line in found["tensors"]} and found["metadata"]["model_args.dim"] == 64
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(("key", "value", "found"), [("dim", {64}, "a set"), ("dim", b"64", "bytes"), ("n_layers", 1 << 4000, "a long integer")])
+def test_but_not_among_the_sizes(tmp_path: Path, key: str, value: Any, found: str) -> None:
+    args = torch.load(checkpoint(tmp_path / "ckpt.pt", META_SPEC), weights_only=False)["model_args"]
+    path = checkpoint(tmp_path / "ckpt.pt", META_SPEC, model_args=args | {key: value})
+    assert refused(path) == f"ckpt.pt: model_args: {key}: expected a text or a number, found {found}"
+    path = checkpoint(tmp_path / "ckpt.pt", META_SPEC, model={"norm.weight": {1, 2}})
+    assert refused(path) == "ckpt.pt: norm.weight: expected a tensor, found a set"
+
+
 # ---- pickles that would run code ----
 
 
@@ -484,7 +514,7 @@ def test_whole_modules_and_scripts_are_refused(tmp_path: Path) -> None:
     assert "a TorchScript archive is not supported" in refused(tmp_path / "s.pt", UnsupportedError)
 
 
-OPCODES = [b"i", b"o", b"\x81", b"\x92", b"\x82", b"P", b"I", b"S", b"V", b"L", b"\x97", b"\x98", b"0", b"2", b"\x8b", b"\x90"]
+OPCODES = [b"i", b"o", b"\x81", b"\x92", b"\x82", b"P", b"I", b"S", b"V", b"L", b"\x97", b"\x98", b"0", b"2"]
 
 
 @pytest.mark.parametrize("opcode", OPCODES)
@@ -509,8 +539,9 @@ def archive_of(path: Path, data: bytes, more: dict[str, bytes] | None = None, **
         (b"", "expected 1 bytes, found the end"), (b".", "expected a value on the stack, found none"), (b"N", "found the end"),
         (b"NN.", "expected one value, found more"), (b"N.N", "expected one pickle, found 1 bytes behind it"),
         (b"(t", "found the end"), (b"t.", "expected a mark on the stack"), (b"Nh\x07.", "expected a value remembered as 7"),
-        (b"]K\x01s.", "on the stack"), (b"}K\x01K\x02e.", "expected a mark"), (b"}(K\x01u.", "an odd one"), (b"}NNs.", "neither text nor integer"),
-        (b"\x8a\xff" + bytes(255), "an integer of at most 16 bytes"), (b"X\xff\xff\xff\xffab", "found the end"),
+        (b"]K\x01s.", "on the stack"), (b"}K\x01K\x02e.", "expected a mark"), (b"}(K\x01u.", "an odd one"), (b"}NNs.", "found a NoneType"),
+        (b"\x8a\xff" + bytes(255), "found the end"), (b"\x8b\xff\xff\xff\xffab", "found the end"), (b"N(N\x90.", "expected a set on the stack"),
+        (b"c__builtin__\nset\nNR.", "a call of __builtin__.set is not read"), (b"X\xff\xff\xff\xffab", "found the end"),
         (b"X\x02\0\0\0\xff\xfe.", "a text in UTF-8"), (b"NQ.", "the description of a storage"), (b"Nb.", "on the stack"),
         (b"ccollections\nOrderedDict\nNR.", "a call of collections.OrderedDict is not read"), (b"NNR.", "a call of NoneType is not read"),
         (b"ctorch\nSize\n(K\x01K\x02tR.", "expected the arguments that torch writes"), (b"ctorch\nfloat32\n)R.", "a call of torch.float32"),
@@ -550,7 +581,6 @@ def tensor_pickle(storage: str = "ctorch\nFloatStorage\n", numel: int = 4, offse
         ({"shape": "K\x02\x85"}, bytes(16), "expected the arguments that torch writes"),
         ({"strides": "K\x02J\xff\xff\xff\xff\x86"}, bytes(16), "expected the arguments that torch writes"),
         ({"shape": "\x8a\x08\0\0\0\0\0\0\0\x20K\x08\x86", "strides": "K\0K\0\x86"}, bytes(16), "below 2^63 bytes"),
-        ({"shape": "K\x08K\x08\x86", "strides": "K\0K\0\x86"}, bytes(16), "is not supported; save it contiguous"),
         ({"storage": "ctorch\nComplexFloatStorage\n"}, bytes(16), "torch.ComplexFloatStorage would be called"),
         ({"storage": "N"}, bytes(16), "a storage of a known class"),
         ({"flags": "\x89N}X\x03\0\0\0neg\x88s"}, bytes(16), "expected the arguments that torch writes"),
@@ -563,6 +593,13 @@ def test_tensors_lie_inside_their_storages(tmp_path: Path, changes: dict[str, An
         return
     with InputFile(path) as file:
         assert read_torch(file)["a"].shape == (2, 2)
+
+
+def test_tensors_of_which_nothing_is_read_may_lie_as_they_like(tmp_path: Path) -> None:
+    with InputFile(archive_of(tmp_path / "x.pt", tensor_pickle(strides="K\0K\0\x86"), {"x/data/0": bytes(16)})) as file:
+        assert read_torch(file)["a"].strides == (0, 0)
+        with pytest.raises(UnsupportedError, match="a: a tensor with strides .0, 0. is not supported; save it contiguous"):
+            tensors_of(file.name, read_torch(file))
 
 
 # ---- damaged archives ----

@@ -168,8 +168,8 @@ class PeftAdapter:
         if self._settings.fan_in_fan_out:
             self.warnings.append(f"{CONFIG}: fan_in_fan_out is left out of account, as PEFT does: these are no Conv1D layers")
         if not self._settings.targets.known:
-            self.warnings.append(f"{CONFIG}: what target_modules and exclude_modules name is not known (a pattern that is not tried, "
-                                 "or nothing): a module of theirs without tensors stays as it is")
+            self.warnings.append(f"{CONFIG}: what target_modules and exclude_modules name is not known (a pattern that is not "
+                                 "tried, or nothing): a module of theirs without tensors stays as it is")
         changes = self._changes(file, self._of_the_text(file.name, tensors))
         self._spelled = {prefix for name in changes for prefix in _prefixes(self._wrapper) if name.startswith(prefix[0])}
         self.changes = self._own_names(file.name, changes)

@@ -17,10 +17,12 @@ from typing import Any
 from ..errors import FormatError, UnsupportedError, escape
 from .input_file import InputFile, looks_like
 from .safetensors_file import DTYPE_BITS, SafetensorsEntry
-from .torch_pickle import UNTYPED, PickledTensor, Storage, Unpickler
+from .torch_pickle import UNTYPED, PickledTensor, Storage, Unpickler, Unread
 
 ZIP_MAGIC = b"PK\x03\x04"
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."       # a pickle of the one integer 0x1950a86a20f9469cfc6c
+_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."                         # the one integer 0x1950a86a20f9469cfc6c, pickled
+LEGACY_MAGICS = (b"\x80\x02" + _MAGIC, b"\x80\x03" + _MAGIC,        # and how each protocol begins
+                 *(begin + b"\x95\r\0\0\0\0\0\0\0" + _MAGIC for begin in (b"\x80\x04", b"\x80\x05")))
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE = 256 << 20
 MAX_MEMBERS = 1 << 20
@@ -32,7 +34,7 @@ LITTLE = b"little"                 # what the member `byteorder` holds
 
 def is_torch(head: bytes) -> bool:
     """Whether a file's first bytes are those that torch.save writes."""
-    return head.startswith((ZIP_MAGIC, LEGACY_MAGIC))
+    return head.startswith((ZIP_MAGIC, *LEGACY_MAGICS))
 
 
 def read_torch(file: InputFile) -> Any:
@@ -43,7 +45,7 @@ def read_torch(file: InputFile) -> Any:
     head = file.read(0, min(64, file.size))
     if head.startswith(ZIP_MAGIC):
         return _placed_tree(file.name, *_read_zip(file))
-    if head.startswith(LEGACY_MAGIC):
+    if head.startswith(LEGACY_MAGICS):
         return _placed_tree(file.name, *_read_legacy(file))
     raise FormatError(f"{file.name}: expected a torch checkpoint, found {looks_like(head, file.size) or 'other first bytes'}")
 
@@ -60,12 +62,17 @@ def tensors_of(name: str, tree: Any) -> dict[str, SafetensorsEntry]:
     for key, value in tree.items():
         if not isinstance(key, str) or not isinstance(value, SafetensorsEntry):
             raise FormatError(f"{name}: {escape(key)}: expected a tensor, found {_kind(value)}")
+        if value.strides is not None and (len(value.strides) != 2 or 1 not in value.strides):
+            raise UnsupportedError(f"{name}: {escape(key)}: a tensor with strides {value.strides} is not supported; save it "
+                                   "contiguous")
     return tree
 
 
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
         return "a dict" if value else "an empty dict"
+    if isinstance(value, Unread):
+        return str(value)
     return "a tensor" if isinstance(value, (SafetensorsEntry, PickledTensor)) else f"a {type(value).__name__}"
 
 
@@ -108,8 +115,6 @@ def _placed(name: str, key: str, tensor: Any, extents: Mapping[str, _Extent]) ->
     if numel * item >= 1 << 63:
         raise FormatError(f"{where}: expected a tensor below 2^63 bytes, found more")
     strides = None if _row_major(tensor) else tensor.strides
-    if strides is not None and (len(strides) != 2 or 1 not in strides):
-        raise UnsupportedError(f"{where}: a tensor with strides {strides} is not supported; save it contiguous")
     return SafetensorsEntry(tensor.dtype, tensor.shape, extent.offset + tensor.offset * item, numel * item, strides)
 
 
@@ -218,7 +223,7 @@ def _members(file: InputFile) -> dict[str, tuple[_Extent, int]]:
 def _read_legacy(file: InputFile) -> tuple[Any, dict[str, _Extent]]:
     """magic, protocol, the machine, the value, the storages' keys: five pickles; then u64 count and elements of each storage."""
     data = file.read(0, min(file.size, MAX_LEGACY_HEAD))
-    unpickler = Unpickler(data, file.name, len(LEGACY_MAGIC))
+    unpickler = Unpickler(data, file.name, next(len(magic) for magic in LEGACY_MAGICS if data.startswith(magic)))
     protocol, machine = unpickler.load(), unpickler.load()
     if protocol != LEGACY_PROTOCOL or not isinstance(machine, dict):
         raise FormatError(f"{file.name}: expected torch's protocol {LEGACY_PROTOCOL}, found another")

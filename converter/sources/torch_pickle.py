@@ -2,6 +2,7 @@
 
 A small machine for the opcodes that torch writes. It imports nothing and calls nothing that a file names: the few names of tensors
 and containers that are known stand in tables here, and any other name, whatever it would have done, is refused by that name.
+Harmless values that no model is made of (sets, bytes, long integers) become `Unread`s: whoever looks at one finds no tensor.
 Knows no file: bytes in, plain values out. Called by torch_file.py.
 """
 
@@ -16,7 +17,6 @@ from ..errors import FormatError, UnsupportedError, escape
 
 MAX_ITEMS = 4_000_000              # values that one pickle may make
 MAX_DIMS = 8                       # of a tensor
-MAX_LONG_BYTES = 16                # of an integer with a length of its own
 
 # torch's storage classes and dtypes, in safetensors' names.
 STORAGES = {"FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "DoubleStorage": "F64", "LongStorage": "I64",
@@ -52,6 +52,16 @@ class _Name:
     """A class or function that a pickle names; never looked up anywhere but in the tables of this module."""
 
     text: str                      # "torch._utils._rebuild_tensor_v2"
+
+
+class Unread:
+    """A value that is passed over, whatever it was; `str` says what."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __str__(self) -> str:
+        return self._what
 
 
 class _Mark:
@@ -139,7 +149,7 @@ class Unpickler:
 
     def _top(self, kind: type) -> Any:
         if not self._stack or not isinstance(self._stack[-1], kind):
-            raise self._error(f"expected a {kind.__name__} on the stack, found something else")
+            raise self._error(f"expected a {'set' if kind is Unread else kind.__name__} on the stack, found something else")
         return self._stack[-1]
 
     def _remember(self, place: int) -> None:
@@ -159,18 +169,25 @@ class Unpickler:
         if len(values) % 2:
             raise self._error("expected pairs of key and value, found an odd one")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            if not isinstance(key, (str, int)):
-                raise UnsupportedError(f"{self._name}: pickle: a key that is neither text nor integer is not supported")
-            target[key] = value
+            target[key if isinstance(key, (str, int)) else Unread(f"a {type(key).__name__}")] = value       # never hashes a stranger's
 
     def _add_items(self, values: list[Any]) -> None:
         self._top(list).extend(values)
 
     def _long(self) -> None:
-        size = self._take(1)[0]
-        if size > MAX_LONG_BYTES:
-            raise self._error(f"expected an integer of at most {MAX_LONG_BYTES} bytes, found one of {size}")
-        self._push(int.from_bytes(self._take(size), "little", signed=True))
+        self._push(int.from_bytes(self._take(self._take(1)[0]), "little", signed=True))
+
+    def _unread(self, what: str, size: int) -> None:
+        self._take(size)
+        self._push(Unread(what))
+
+    def _add_unread(self) -> None:
+        self._marked()
+        self._top(Unread)
+
+    def _frozenset(self) -> None:
+        self._marked()
+        self._push(Unread("a frozenset"))
 
     # -- names --
 
@@ -183,7 +200,7 @@ class Unpickler:
         if module in ("torch", "torch.storage") and (name in STORAGES or name in ("UntypedStorage", "TypedStorage")):
             self._push(_Name(text))
             return
-        if text not in _CALLS:
+        if text not in _KNOWN:
             raise UnsupportedError(f"{self._name}: pickle: {escape(text)} would be called while loading; only tensors, texts, "
                                    "numbers and containers are read, and nothing was run")
         self._push(_Name(text))
@@ -196,9 +213,12 @@ class Unpickler:
 
     def _reduce(self) -> None:
         arguments, called = self._pop(), self._pop()
-        if not isinstance(called, _Name) or called.text not in _CALLS or not isinstance(arguments, tuple):
+        if not isinstance(called, _Name) or called.text not in _KNOWN or not isinstance(arguments, tuple):
             shown = escape(called.text) if isinstance(called, _Name) else type(called).__name__
             raise UnsupportedError(f"{self._name}: pickle: a call of {shown} is not read, and nothing was run")
+        if called.text in _PASSED:
+            self._push(Unread(f"a {called.text.rpartition('.')[2]}" if called.text != "_codecs.encode" else "bytes"))
+            return
         self._count(sum(len(argument) for argument in arguments if isinstance(argument, (list, tuple, dict))))
         try:
             self._push(_CALLS[called.text](*arguments))
@@ -288,6 +308,12 @@ _CALLS: dict[str, Callable[..., Any]] = {
 }
 
 
+# Calls for values that no model is made of, which are not made: the arguments are passed over.
+_PASSED = {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "bytearray", "complex")} | {
+    "collections.Counter", "_codecs.encode"}
+_KNOWN = _PASSED | _CALLS.keys()
+
+
 # -- opcodes of protocols 2 to 5 that torch writes --------------------------------------------------------------------------------
 
 _ACTIONS: dict[int, Callable[[Unpickler], None]] = {
@@ -301,6 +327,7 @@ _ACTIONS: dict[int, Callable[[Unpickler], None]] = {
     ord("K"): lambda self: self._push(self._number("<B")),
     ord("M"): lambda self: self._push(self._number("<H")),
     0x8A: lambda self: self._long(),
+    0x8B: lambda self: self._unread("a long integer", self._number("<I")),       # LONG4: of more than 255 bytes
     ord("G"): lambda self: self._push(self._number(">d")),
     ord("X"): lambda self: self._push(self._text(self._number("<I"))),
     0x8C: lambda self: self._push(self._text(self._number("<B"))),
@@ -308,6 +335,12 @@ _ACTIONS: dict[int, Callable[[Unpickler], None]] = {
     ord("T"): lambda self: self._push(self._text(self._number("<I"))),
     ord("C"): lambda self: self._push(self._take(self._number("<B"))),
     ord("B"): lambda self: self._push(self._take(self._number("<I"))),
+    0x8D: lambda self: self._push(self._text(self._number("<Q"))),
+    0x8E: lambda self: self._unread("bytes", self._number("<Q")),
+    0x96: lambda self: self._unread("a bytearray", self._number("<Q")),
+    0x8F: lambda self: self._push(Unread("a set")),
+    0x90: lambda self: self._add_unread(),
+    0x91: lambda self: self._frozenset(),
     ord("]"): lambda self: self._push([]),
     ord("}"): lambda self: self._push({}),
     ord(")"): lambda self: self._push(()),
