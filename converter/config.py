@@ -18,7 +18,7 @@ from .config_layers import flags_of, read_experts, read_rotated, read_windows
 from .config_rope import Sizes, llama3_factors, read_rope
 from .config_text import config_to_hf
 from .families import ARCHITECTURES, EXPERTS, FAMILIES, SCALES, WINDOW, Facts, Family
-from .fields import Fields, show
+from .fields import SMALLEST_F32, Fields, show
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,10 @@ def check_heads(fields: Fields, config: ModelConfig, names: tuple[str, str, str,
         fields.wrong(head_dim, "an even number of rotated dimensions within it", config.rotary_dim)
     if config.n_heads * config.head_dim > MAX_DIM:
         fields.wrong(head_dim, f"{heads} times {head_dim} of at most {MAX_DIM}", config.n_heads * config.head_dim)
+    if config.rope_scaling == "yarn" and not np.float32(config.rope_theta) > 1:
+        fields.wrong("rope_theta", "a number above 1 with a rope scaling of yarn", config.rope_theta)
+    if config.rope_scaling == "dynamic" and config.rotary_dim < 4:
+        fields.wrong(head_dim, "4 or more rotated dimensions with a rope scaling of dynamic", config.rotary_dim)
 
 
 def shortest(value: float) -> float:
@@ -243,6 +247,8 @@ def _hf_scales(fields: Fields, family: Family, dim: int, head_dim: int) -> dict[
         if key in family.reads:
             found[field] = _with_default(fields, key, default, family, lambda key=key: fields.number(key))
     if "logits_scaling" in family.reads:
+        if found["logit_scale"] * SMALLEST_F32 >= 1:
+            fields.wrong("logits_scaling", f"a number below {1 / SMALLEST_F32:g}, by which logits are divided")
         found["logit_scale"] = 1 / found["logit_scale"]
     if "query_pre_attn_scalar" in family.reads:
         scalar = _with_default(fields, "query_pre_attn_scalar", 256, family, lambda: fields.number("query_pre_attn_scalar"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .families import Family
-from .fields import LARGEST_F32, Fields, show
+from .fields import LARGEST_F32, Fields, as_f32, show
 
 if TYPE_CHECKING:
     from .config import ModelConfig
@@ -219,7 +219,7 @@ def _read_dynamic(block: Fields, _top: Fields, _family: Family, _sizes: Sizes) -
 def _read_yarn(block: Fields, top: Fields, family: Family, sizes: Sizes) -> Rope:
     factor = block.number("factor")
     fast, slow = block.number("beta_fast", YARN_BETA_FAST), block.number("beta_slow", YARN_BETA_SLOW)
-    if not slow < fast:
+    if not as_f32(slow) < as_f32(fast):
         block.wrong("beta_fast", f"a number above beta_slow ({slow:g})")
     if block.has("truncate") and not block.flag("truncate", True):
         block.unsupported("truncate", "only true is")
@@ -243,7 +243,8 @@ def _read_llama3(block: Fields, top: Fields, _family: Family, _sizes: Sizes) -> 
     factor = block.number("factor")
     low, high = block.number("low_freq_factor"), block.number("high_freq_factor")
     original = block.integer("original_max_position_embeddings", 1, MAX_INT32)
-    if all(isinstance(values.get(key), (int, float)) for key in ("low_freq_factor", "high_freq_factor")) and not low < high:
+    stated = (values.get(key) for key in ("low_freq_factor", "high_freq_factor"))
+    if all(isinstance(value, (int, float)) for value in stated) and not as_f32(low) < as_f32(high):
         block.wrong("high_freq_factor", f"a number above low_freq_factor ({low:g})")
     outer = top.values.get("original_max_position_embeddings")
     if outer is not None and outer != original:

@@ -6,6 +6,7 @@ A reader goes on with a stand-in after each and calls `finish` at its end. Knows
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,8 +87,12 @@ class Fields:
                 self.absent(key)
                 return 1.0
             return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not SMALLEST_F32 < value < below:
+        plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not plain or not SMALLEST_F32 < value < below:
             self.wrong(key, "a finite number above 0" if below == LARGEST_F32 else f"a number between 0 and {below:g}")
+            return 0.5
+        if as_f32(value) >= below:
+            self.wrong(key, f"a number between 0 and {below:g} as f32")
             return 0.5
         return float(value)
 
@@ -137,6 +142,11 @@ class Fields:
         kind = UnsupportedError if self.log.only_unsupported else FormatError
         more = "" if len(problems) <= MAX_PROBLEMS else f"; and {len(problems) - MAX_PROBLEMS} more"
         raise kind(f"{self.name}: {count}{'; '.join(problems[:MAX_PROBLEMS])}{more}")
+
+
+def as_f32(value: float) -> float:
+    """The nearest f32, as a header has it."""
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
 
 
 def show(value: object) -> str:

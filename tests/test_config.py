@@ -251,6 +251,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("rms_norm_eps", 0, "rms_norm_eps: expected a number between 0 and 1, found 0"),
     ("rms_norm_eps", -1e-5, "rms_norm_eps: expected a number between 0 and 1, found -1e-05"),
     ("rms_norm_eps", 1.0, "rms_norm_eps: expected a number between 0 and 1, found 1.0"),
+    ("rms_norm_eps", 0.999999999, "rms_norm_eps: expected a number between 0 and 1 as f32, found 0.999999999"),
     ("rms_norm_eps", "1e-5", "rms_norm_eps: expected a number between 0 and 1, found '1e-5'"),
     ("tie_word_embeddings", 1, "tie_word_embeddings: expected true or false, found 1"),
     ("bos_token_id", 301, "bos_token_id: expected a token id below 301, found 301"),
@@ -266,6 +267,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("rope_scaling", {"rope_type": "dynamic"}, "rope_scaling.factor is absent"),
     ("rope_scaling", {"rope_type": "yarn", "factor": 2.0, "truncate": False}, "rope_scaling.truncate: false is not supported"),
     ("rope_scaling", {"rope_type": "yarn", "factor": 2.0, "beta_fast": 1}, "beta_fast: expected a number above beta_slow (1)"),
+    ("rope_scaling", {"rope_type": "yarn", "factor": 2.0, "beta_fast": 1.00000001}, "beta_fast: expected a number above beta_slow (1)"),
+    ("rope_scaling", {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 3, "high_freq_factor": 3.00000001,
+                      "original_max_position_embeddings": 64}, "high_freq_factor: expected a number above low_freq_factor (3)"),
     ("rope_scaling", {"rope_type": "longrope", "long_factor": [1.0] * 6}, "rope_scaling.short_factor is absent"),
     ("rope_scaling", {"rope_type": "longrope", "short_factor": [1.0] * 5, "long_factor": [1] * 6}, "an array of 6 numbers above 0"),
     ("rope_scaling", {"rope_type": "bogus"}, "rope_scaling.rope_type: 'bogus' is not supported"),
@@ -299,6 +303,17 @@ def test_a_config_that_is_not_right_is_refused_by_name(key: str, value: Any, tex
     if value is not NO_SUCH:
         values[key] = value
     assert text in str(refused(values))
+
+
+def test_numbers_count_as_the_f32_that_a_header_has() -> None:
+    """What our readers would refuse is refused before it is written."""
+    granite = hf(architectures=["GraniteForCausalLM"], model_type="granite", embedding_multiplier=2.0, residual_multiplier=0.5,
+                 attention_multiplier=0.2, logits_scaling=1e38)
+    assert str(refused(granite)) == "config.json: logits_scaling: expected a number below 1e+37, by which logits are divided, found 1e+38"
+    yarn = hf(rope_parameters={"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.00000001})
+    assert "rope_theta: expected a number above 1 with a rope scaling of yarn" in str(refused(yarn))
+    dynamic = hf(hidden_size=8, head_dim=2, num_attention_heads=4, rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    assert "head_dim: expected 4 or more rotated dimensions with a rope scaling of dynamic, found 2" in str(refused(dynamic))
 
 
 def test_the_three_kinds_of_problem_are_three_messages_in_one_line() -> None:
