@@ -274,18 +274,28 @@ def test_norms_and_scales_are_looked_at_too(folder: Callable[..., Path], tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("type_name", "value"), [("f16", 70000.0), ("f16", -65520.0), ("q8_0", 1e8), ("q4_0", 1e6), ("q4_1", 1e6), ("bf16", 3.4e38)]
+    ("type_name", "value"), [("f16", 70000.0), ("f16", -65520.0), ("q8_0", 1e8), ("q4_0", 1e6), ("q4_1", 1e6), ("bf16", 3.4e38),
+                              ("f16", 3.4e38), ("q8_0", -3.4e38)]
 )
 def test_a_value_that_does_not_fit_is_refused(folder: Callable[..., Path], tmp_path: Path, type_name: str, value: float) -> None:
     path = folder(spoil("model.layers.0.mlp.up_proj.weight", {64 * 5 + 7: value}))
     with pytest.raises(RefusedError) as caught:
         converter.convert(path, tmp_path / "m.gguf", type=type_name)
     assert caught.value.code == 3
-    remedy = "use --type f32" if type_name == "bf16" else "use --type bf16 or f32"
+    remedy = "use --type bf16 or f32" if abs(value) < 3.39e38 else "use --type f32"            # what bf16 holds, and what not
     assert str(caught.value) == (
         f"hf: model.layers.0.mlp.up_proj.weight: expected weights that fit {type_name}, "
         f"found {value:g} at row 5, column 7; {remedy}"
     )
+
+
+def test_int8_of_the_largest_weights(folder: Callable[..., Path], tmp_path: Path) -> None:
+    """127 steps of a scale that was rounded up may be infinite; the type that is suggested holds the weight."""
+    largest = float(np.finfo(np.float32).max)
+    path = folder(spoil("model.layers.0.mlp.up_proj.weight", {64 * 5 + 7: largest}))
+    with pytest.raises(RefusedError, match=r"weights that fit int8, found 3.40282e\+38 at row 5, column 7; use --type f32$"):
+        converter.convert(path, tmp_path / "m.bin", type="int8")
+    converter.convert(path, tmp_path / "m.bin", type="f32")
 
 
 @pytest.mark.parametrize(("type_name", "value"), [("iq4_nl", 1e36), ("iq4_xs", 1e36), ("q6_k", 1e20), ("q3_k", 1e38)])
@@ -410,6 +420,11 @@ def test_groups_that_no_version_2_file_has_stay_version_3(
         ("m.bin", {"format": "onnx"}, "--format: expected one of auto, ak42, ak42-v0, "),
         ("m.bin", {"layout": "tiles"}, "--layout: expected one of panel16, rows, found tiles"),
         ("m.safetensors", {}, "m.safetensors: expected a name that ends in .bin or .gguf, or a folder; say --format otherwise"),
+        ("m.bin.gz", {}, "m.bin.gz: expected a name that ends in .bin or .gguf, or a folder, found that of a compressed file; what is "
+                         "written is not compressed"),
+        ("m.GGUF.ZST", {"type": "q8_0"}, "m.GGUF.ZST: expected a name that ends in .bin or .gguf, or a folder, found that of a "),
+        ("M.SAFETENSORS", {}, "M.SAFETENSORS: expected a name that ends in .bin or .gguf, or a folder; say --format otherwise"),
+        ("m\0.bin", {}, "m\\x00.bin: expected the name of a file or folder, found one with a NUL in it"),
         ("m.bin", {"format": "ak42-v1", "type": "f16"}, "--type f16: ak42-v1 holds f32 only; use --format ak42-v3"),
         ("m.bin", {"format": "ak42-v2", "type": "f32"}, "--type f32: ak42-v2 holds int8 only"),
         ("m.gguf", {"type": "int8"}, "--type int8: a GGUF file holds f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k, "),
