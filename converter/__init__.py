@@ -32,7 +32,8 @@ GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_
               "iq4_xs", "mxfp4")
 HF_TYPES = ("f32", "f16", "bf16")
 HELD = {"gguf": GGUF_TYPES, "hf": HF_TYPES}        # what not every type fits
-FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".json", ".zip", ".ggml", ".ak42")     # surely no folder was meant
+FILE_SUFFIXES = (".safetensors", ".pt", ".pth", ".json", ".ggml", ".ak42", ".ckpt", ".onnx")       # surely no folder was meant
+COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".lz4", ".br", ".7z", ".zip", ".tar")          # nor this
 
 Progress = Callable[[int, int, str], None]         # bytes done, bytes in all, tensor's name
 
@@ -79,6 +80,8 @@ def convert(src: str | Path, out: str | Path, *, type: str = KEEP, format: str =
     check_type_name(type)
     _check_choice("--format", format, FORMATS)
     _check_choice("--layout", layout, LAYOUT_CHOICES)
+    if "\0" in str(out):
+        raise UsageError(f"{escape(out.name, 0)}: expected the name of a file or folder, found one with a NUL in it")
     container = _container(out, format)
     source = open_source(src, tokenizer)
     try:
@@ -123,11 +126,15 @@ def _container(out: Path, format: str) -> str:
     """ "ak42", "gguf" or "hf": what was said, else what OUT's name says."""
     if format != "auto":
         return format.split("-")[0]
-    if out.suffix == ".bin":
+    suffix = out.suffix.lower()
+    if suffix == ".bin":
         return "ak42"
-    if out.suffix == ".gguf":
+    if suffix == ".gguf":
         return "gguf"
-    if out.suffix in FILE_SUFFIXES:
+    if suffix in COMPRESSED:
+        raise UsageError(f"{escape(out.name, 0)}: expected a name that ends in .bin or .gguf, or a folder, found that of a "
+                         "compressed file; what is written is not compressed")
+    if suffix in FILE_SUFFIXES:
         raise UsageError(f"{escape(out.name, 0)}: expected a name that ends in .bin or .gguf, or a folder; say --format otherwise")
     return "hf"
 

@@ -440,6 +440,13 @@ def test_what_does_not_exist_is_a_usage_error(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]
 
 
+@pytest.mark.parametrize(("out", "format_name"), [
+    ("m.GGUF", "gguf"), ("M.Gguf", "gguf"), ("M.BIN", "ak42"), ("Llama-3.2-1B", "hf"), ("v1.5", "hf")])
+def test_a_name_s_end_says_the_format_in_any_case(folder: Callable[..., Path], tmp_path: Path, out: str, format_name: str) -> None:
+    assert converter.convert(folder(), tmp_path / out).format == format_name
+    assert (tmp_path / out).is_dir() == (format_name == "hf")
+
+
 def test_a_quantised_source_says_which_type_a_folder_gets(folder: Callable[..., Path], tmp_path: Path) -> None:
     converter.convert(folder(), tmp_path / "m.gguf", type="q8_0")
     with pytest.raises(UsageError) as caught:
