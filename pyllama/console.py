@@ -34,9 +34,14 @@ def run(command: click.Command, arguments: list[str] | None) -> int:
             stream.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
     if hasattr(sys.stderr, "reconfigure"):
         sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    odd = next((argument for argument in given if "\0" in argument), None)
+    if odd is not None:
+        click.echo(f"pyllama: expected arguments without a NUL, found {printable(odd)}", err=True)
+        return USAGE
     try:
         # Not command.main(): it has exit codes of its own for a reader that went away and for Ctrl-C.
-        with command.make_context("pyllama", list(sys.argv[1:] if arguments is None else arguments)) as context:
+        with command.make_context("pyllama", given) as context:
             command.invoke(context)
         sys.stdout.flush()
         return 0

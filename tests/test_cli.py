@@ -449,6 +449,15 @@ def test_a_progress_bar_on_a_terminal_only(pyllama_command, tiny_bpe: Path, tmp_
     assert terminal.wait() == 0 and "%" in terminal.shown
 
 
+def test_an_argument_with_a_nul_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """No shell can give one, a caller of main can."""
+    from pyllama.cli import main
+
+    for arguments in (["inspect", "a\0b"], ["convert", ".", "-o", "a\0b.bin"]):
+        assert main(arguments) == 2
+        assert one_line(capsys.readouterr().err).startswith("pyllama: expected arguments without a NUL, found a\\x00b")
+
+
 # ---- signals and pipes ----
 
 
