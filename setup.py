@@ -105,7 +105,7 @@ setup(
     options=STABLE_ABI,
     install_requires=REQUIRES,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["pyllama=pyllama.cli:main"]},
+    entry_points={"console_scripts": ["pyllama=pyllama.__main__:main"]},
     zip_safe=False,
     classifiers=[
         "Operating System :: POSIX :: Linux",

@@ -472,6 +472,18 @@ def test_signals_end_a_generation(slow_bin: Path, number: int, code: int) -> Non
     assert process.returncode == code and time.monotonic() - start < 5 and "Traceback" not in err
 
 
+@pytest.mark.parametrize("start", [["-m", "pyllama"], ["-c", "import sys; from pyllama.__main__ import main; sys.exit(main())"]])
+def test_ctrl_c_while_the_command_loads(tmp_path: Path, start: list[str]) -> None:
+    """A module that it imports, here one that is interrupted; and the package itself, on the way to its __main__, loads none of its own."""
+    (tmp_path / "click.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(pyllama.__file__).parents[1])])
+    done = subprocess.run([sys.executable, *start, "--help"], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True,
+                          timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    code = "import sys, pyllama; print([name for name in sys.modules if name.startswith('pyllama.')])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 def test_a_reader_that_goes_away(slow_bin: Path) -> None:
     command = [sys.executable, "-m", "pyllama", "generate", slow_bin, "-p", "x", "-n", "8000", "--temperature", "2", "-t", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
