@@ -71,7 +71,13 @@ def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: 
     facts = ARCHITECTURES[ALIASES.get(str(stated), str(stated))]
     shapes = shapes or {}
     prefix = f"{stated}."
-    fields = Fields({key[len(prefix):]: value for key, value in metadata.items() if key.startswith(prefix)}, name, prefix, top.log)
+    own = {key[len(prefix):]: value for key, value in metadata.items() if key.startswith(prefix)}
+    fields = Fields(own, name, prefix, top.log)
+    if "ak42.config" not in metadata:                  # our own files leave out what a model has not
+        for key, default in facts.unsaid:
+            if key not in fields.values:
+                fields.default_used(key, default, "GGUF's reference reader")
+                own[key] = default
     for key, neutral in (NEUTRAL_GGUF | _NEUTRAL_HERE).items():
         value = fields.values.get(key)
         if value is not None and value not in neutral:
@@ -95,11 +101,11 @@ def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: 
     experts = _gguf_experts(fields, facts, shapes)
     windowed, flags = _gguf_layers(fields, facts, n_layers, window, _layers_with_experts(shapes, n_layers, experts["n_experts"]))
     window = window if windowed else 0
-    own = theta if facts.local_plain else facts.theta_local
-    theta_local = fields.number("rope.freq_base_swa", own) if window else 0.0
-    if theta_local and not own and theta_local != theta:
+    default_local = theta if facts.local_plain else facts.theta_local
+    theta_local = fields.number("rope.freq_base_swa", default_local) if window else 0.0
+    if theta_local and not default_local and theta_local != theta:
         fields.unsupported("rope.freq_base_swa", f"an architecture {facts.name} with one rope is")
-    theta_local = theta_local if own else 0.0
+    theta_local = theta_local if default_local else 0.0
     config = ModelConfig(
         architecture=facts.name, dim=dim, hidden_dim=hidden_dim, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads,
         head_dim=head_dim, vocab_size=vocab_size, seq_len=trained_ctx, trained_ctx=trained_ctx, rope_theta=shortest(theta),

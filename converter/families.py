@@ -52,6 +52,7 @@ class Facts:
     local_plain: bool = False      # layers with a window have the theta of the others, and no scaling
     wide_layers: int = 0           # llama.cpp takes 1/sqrt(dim / n_heads) for the attention scale at that many layers
     windowed: bool = False         # whether llama.cpp has a window for it
+    unsaid: tuple[tuple[str, float], ...] = ()       # what llama.cpp takes where a file of another writer has no such key
     pattern_listed: bool = False   # GGUF files list the layers that have the window even where they are the architecture's own
 
 
@@ -66,7 +67,8 @@ ARCHITECTURES: dict[str, Facts] = {facts.name: facts for facts in (
     Facts("smollm3", no_rope_period=4),
     Facts("gemma", HALF_SPLIT, "gelu_tanh", embedding_sqrt=True, norm_offset=1.0),
     Facts("gemma2", HALF_SPLIT, "gelu_tanh", BOTH, embedding_sqrt=True, norm_offset=1.0, full_period=2, wide_layers=46,
-          windowed=True, scales=SCALES[3:]),
+          windowed=True, scales=SCALES[3:],
+          unsaid=(("attention.sliding_window", 4096), ("attn_logit_softcapping", 50.0), ("final_logit_softcapping", 30.0))),
     Facts("gemma3", HALF_SPLIT, "gelu_tanh", BOTH, qk_norm="head", embedding_sqrt=True, norm_offset=1.0, full_period=6,
           theta_local=10000.0, wide_layers=62, windowed=True, scales=SCALES[3:]),
     Facts("phi3", HALF_SPLIT, fused=True),

@@ -192,6 +192,36 @@ def test_a_family_with_windows_may_have_none(name: str, tmp_path: Path) -> None:
         assert_close(models.transformers_logits(models.transformers_model(tmp_path / "back"), ids), expected)
 
 
+def test_what_a_foreign_gguf_of_gemma2_leaves_unsaid(tmp_path: Path) -> None:
+    """The first files had neither the window nor the caps: llama.cpp takes those of the published models. Ours leave out what is none."""
+    stated = {"sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+    model = families.build(FAMILIES["gemma2"], **stated, max_position_embeddings=5000)
+    ids = models.random_ids(3, PROMPT, model.config.vocab_size)
+    expected = models.transformers_logits(model, ids)
+    model.save_pretrained(tmp_path / "hf")
+    converter.convert(tmp_path / "hf", tmp_path / "m.gguf")
+    keys = ("gemma2.attention.sliding_window", "gemma2.attn_logit_softcapping", "gemma2.final_logit_softcapping")
+    old = bare(tmp_path / "m.gguf", tmp_path / "old.gguf", keys)
+    assert not set(keys) & set(converter.inspect(old)["metadata"])
+    assert np.array_equal(evaluate(old, ids), evaluate(tmp_path / "m.gguf", ids))
+    report = converter.convert(old, tmp_path / "back.bin", format="ak42-v3")
+    assert sum("the default of GGUF's reference reader" in warning for warning in report.warnings) == 3
+    assert_close(evaluate(tmp_path / "back.bin", ids), expected)
+    config = converter.sources.open_source(tmp_path / "back.bin").config
+    assert (config.sliding_window, config.attn_softcap, config.final_softcap) == (4096, 50.0, 30.0)
+    with pyllama.Model(old) as opened:
+        assert opened.info.sliding_window == 4096
+
+    plain = families.build(FAMILIES["gemma2"], attn_logit_softcapping=None, final_logit_softcapping=None)
+    uncapped = models.transformers_logits(plain, ids)
+    plain.save_pretrained(tmp_path / "plain")
+    report = converter.convert(tmp_path / "plain", tmp_path / "plain.gguf")
+    assert sum("llama.cpp takes" in warning and "softcapping to be" in warning for warning in report.warnings) == 2
+    assert_close(evaluate(tmp_path / "plain.gguf", ids), uncapped)
+    converter.convert(tmp_path / "plain.gguf", tmp_path / "plain.bin")
+    assert_close(evaluate(tmp_path / "plain.bin", ids), uncapped)
+
+
 @pytest.mark.parametrize(("layers", "pattern"), [
     ("SFSF", None), ("FFFF", 1), ("SSFS", 3), ("SSSS", 0), ("FSSF", [False, True, True, False])])
 def test_a_gguf_says_which_layers_have_the_window(layers: str, pattern: Any, tmp_path: Path) -> None:
@@ -206,14 +236,14 @@ def test_a_gguf_says_which_layers_have_the_window(layers: str, pattern: Any, tmp
     assert_close(evaluate(tmp_path / "m.gguf", ids), models.transformers_logits(model, ids))
 
 
-def bare(path: Path, out: Path) -> Path:
-    """A copy of a GGUF without the keys that begin with ak42."""
+def bare(path: Path, out: Path, less: tuple[str, ...] = ()) -> Path:
+    """A copy of a GGUF without the keys that begin with ak42., and these."""
     source = converter.sources.open_source(path)
     plan = converter.build_plan(source, converter.Request(container="gguf"))
     keep = converter.targets.gguf.metadata
 
     def fewer(plan: Any) -> dict[str, Any]:
-        return {key: value for key, value in keep(plan).items() if not key.startswith("ak42.")}
+        return {key: value for key, value in keep(plan).items() if not key.startswith("ak42.") and key not in less}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(converter.targets.gguf, "metadata", fewer)

@@ -88,6 +88,9 @@ def warnings(plan: Plan) -> list[str]:
         lines.append("llama.cpp takes every fourth layer to be without rope, which this model's layers are not")
     if facts.wide_layers and _attention_scale(config) is not None:
         lines.append("llama.cpp derives this architecture's attention scale from its size, and comes to another")
+    for key, default in facts.unsaid:
+        if key.endswith("softcapping") and key not in _scale_keys(config):
+            lines.append(f"llama.cpp takes {key} to be {default:g} where a file says none, and this model has none")
     if config.rope_scaling == "yarn" and (config.rope_high_freq, config.rope_low_freq) != (YARN_BETA_FAST, YARN_BETA_SLOW):
         lines.append(f"llama.cpp takes yarn's beta_fast and beta_slow to be {YARN_BETA_FAST:g} and {YARN_BETA_SLOW:g} whatever the "
                      f"file says, and this model has {config.rope_high_freq:g} and {config.rope_low_freq:g}")

@@ -23,6 +23,7 @@ static const family table[] = {
      .flags = FAMILY_EMBEDDING_SQRT, .model_types = {"gemma"}},
     {.gguf = "gemma2", .rope_layout = ROPE_LAYOUT_HALF_SPLIT, .activation = ACTIVATION_GELU_TANH,
      .model_flags = MODEL_NORM_BOTH, .flags = FAMILY_EMBEDDING_SQRT | FAMILY_CAPS, .full_period = 2, .wide_layers = 46,
+     .sliding_window = 4096, .attn_softcap = 50.0f, .final_softcap = 30.0f,
      .model_types = {"gemma2"}},
     {.gguf = "gemma3", .rope_layout = ROPE_LAYOUT_HALF_SPLIT, .activation = ACTIVATION_GELU_TANH,
      .model_flags = MODEL_NORM_BOTH, .flags = FAMILY_EMBEDDING_SQRT | FAMILY_CAPS | FAMILY_QK_NORM, .full_period = 6,

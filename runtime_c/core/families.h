@@ -22,6 +22,8 @@ typedef struct family {
     uint32_t full_period;          /* every n-th layer is without the window; 0: none is */
     uint32_t no_rope_period;       /* every n-th layer is without rope; 0: none is */
     float rope_theta_local;        /* of layers with a window where no key says it; 0: as the others */
+    uint32_t sliding_window;       /* where no key says it, nor that the file is one of ours, which leave none out; so with the caps */
+    float attn_softcap, final_softcap;
     uint32_t wide_layers;          /* a model of so many layers has attention scale 1/sqrt(dim / n_heads); 0: none has */
     const char *model_types[4];    /* config.json's words for it; NULL behind the last */
 } family;
