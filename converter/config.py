@@ -18,7 +18,7 @@ from .config_layers import flags_of, read_experts, read_rotated, read_windows
 from .config_rope import Sizes, llama3_factors, read_rope
 from .config_text import config_to_hf
 from .families import ARCHITECTURES, EXPERTS, FAMILIES, SCALES, WINDOW, Facts, Family
-from .fields import SMALLEST_F32, Fields, show
+from .fields import LARGEST_F32, SMALLEST_F32, Fields, show
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,9 @@ def check_heads(fields: Fields, config: ModelConfig, names: tuple[str, str, str,
         fields.wrong(head_dim, "an even number of rotated dimensions within it", config.rotary_dim)
     if config.n_heads * config.head_dim > MAX_DIM:
         fields.wrong(head_dim, f"{heads} times {head_dim} of at most {MAX_DIM}", config.n_heads * config.head_dim)
+    for field in ("rope_attn_factor", "embedding_scale", "logit_scale"):
+        if not SMALLEST_F32 < getattr(config, field) < LARGEST_F32:          # derived from several keys
+            fields.log.add(f"{field}: expected a number that f32 holds, found {show(getattr(config, field))}")
     if config.rope_scaling == "yarn" and not np.float32(config.rope_theta) > 1:
         fields.wrong("rope_theta", "a number above 1 with a rope scaling of yarn", config.rope_theta)
     if config.rope_scaling == "dynamic" and config.rotary_dim < 4:

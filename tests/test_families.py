@@ -192,6 +192,15 @@ def test_a_family_with_windows_may_have_none(name: str, tmp_path: Path) -> None:
         assert_close(models.transformers_logits(models.transformers_model(tmp_path / "back"), ids), expected)
 
 
+def test_a_factor_that_f32_cannot_hold_is_refused(case: Callable[[str], Case], tmp_path: Path) -> None:
+    """yarn's, which two keys make."""
+    path = bare(case("llama-yarn").file("gguf"), tmp_path / "m.gguf", (), {"llama.rope.scaling.attn_factor": (converter.targets.gguf.F32, 3.4e38)})
+    with pytest.raises(converter.FormatError, match="rope_attn_factor: expected a number that f32 holds, found 3.87"):
+        converter.convert(path, tmp_path / "m.bin")
+    with pytest.raises(pyllama.FormatError, match="rope_attn_factor"):
+        pyllama.Model(path)
+
+
 def test_what_a_foreign_gguf_of_gemma2_leaves_unsaid(tmp_path: Path) -> None:
     """The first files had neither the window nor the caps: llama.cpp takes those of the published models. Ours leave out what is none."""
     stated = {"sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
@@ -211,6 +220,10 @@ def test_what_a_foreign_gguf_of_gemma2_leaves_unsaid(tmp_path: Path) -> None:
     assert (config.sliding_window, config.attn_softcap, config.final_softcap) == (4096, 50.0, 30.0)
     with pyllama.Model(old) as opened:
         assert opened.info.sliding_window == 4096
+
+    zero = bare(tmp_path / "m.gguf", tmp_path / "zero.gguf", keys[:1], {key: (converter.targets.gguf.F32, 0.0) for key in keys[1:]})
+    converter.convert(zero, tmp_path / "zero.bin", format="ak42-v3")
+    assert np.array_equal(evaluate(zero, ids), evaluate(tmp_path / "zero.bin", ids))         # stated, though as none
 
     plain = families.build(FAMILIES["gemma2"], attn_logit_softcapping=None, final_logit_softcapping=None)
     uncapped = models.transformers_logits(plain, ids)
@@ -236,14 +249,14 @@ def test_a_gguf_says_which_layers_have_the_window(layers: str, pattern: Any, tmp
     assert_close(evaluate(tmp_path / "m.gguf", ids), models.transformers_logits(model, ids))
 
 
-def bare(path: Path, out: Path, less: tuple[str, ...] = ()) -> Path:
-    """A copy of a GGUF without the keys that begin with ak42., and these."""
+def bare(path: Path, out: Path, less: tuple[str, ...] = (), more: dict[str, Any] | None = None) -> Path:
+    """A copy of a GGUF without the keys that begin with ak42., and these; with others."""
     source = converter.sources.open_source(path)
     plan = converter.build_plan(source, converter.Request(container="gguf"))
     keep = converter.targets.gguf.metadata
 
     def fewer(plan: Any) -> dict[str, Any]:
-        return {key: value for key, value in keep(plan).items() if not key.startswith("ak42.") and key not in less}
+        return {key: value for key, value in keep(plan).items() if not key.startswith("ak42.") and key not in less} | (more or {})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(converter.targets.gguf, "metadata", fewer)

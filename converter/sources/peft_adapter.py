@@ -369,7 +369,7 @@ def _settings(config: Mapping[str, Any]) -> _Settings:
         fields.finish()
     for key, value in config.items():
         if key not in IDLE and value not in (None, False, [], {}):
-            fields.unsupported(key, "it has to be absent or false")
+            fields.unsupported(key, "it has to be absent or false; merge with PEFT")
     if config.get("bias", "none") != "none":
         fields.unsupported("bias", "only 'none' is")
     init = config.get("init_lora_weights")

@@ -16,10 +16,7 @@ void gguf_family_defaults(const gguf_file *g) {
     m->qkv_bias = f->flags & FAMILY_QKV_BIAS || container_find(g->c, "blk.0.attn_q.bias") ||
                   container_find(g->c, "blk.0.attn_qkv.bias");
     m->qk_norm = f->flags & FAMILY_QK_NORM;
-    if (gguf_find(g, "ak42.config")) return;
-    m->sliding_window = f->sliding_window;
-    m->attn_softcap = f->attn_softcap;
-    m->final_softcap = f->final_softcap;
+    m->sliding_window = gguf_find(g, "ak42.config") ? 0 : f->sliding_window;
 }
 
 /* ---- layers ---- */

@@ -293,6 +293,12 @@ static ak42_status read_scale(float *out, const gguf_file *g, const char *suffix
     return AK42_STATUS_OK;
 }
 
+/* A cap of the family's own where no key says one. */
+static float default_cap(const gguf_file *g, const char *suffix, float cap) {
+    char key[KEY_MAX];
+    return gguf_find(g, "ak42.config") || gguf_find(g, arch_key(key, g, suffix)) ? 0.0f : cap;
+}
+
 static ak42_status read_scales(const gguf_file *g, ak42_error *err) {
     model_config *m = &g->c->config;
     const family *f = g->family;
@@ -302,6 +308,8 @@ static ak42_status read_scales(const gguf_file *g, ak42_error *err) {
     m->attention_scale = m->head_dim ? 1.0f / sqrtf((float)m->head_dim) : 1.0f;
     if (f->wide_layers && m->n_layers == f->wide_layers && m->n_heads && m->dim >= m->n_heads)
         m->attention_scale = 1.0f / sqrtf((float)(m->dim / m->n_heads));
+    m->attn_softcap = default_cap(g, "attn_logit_softcapping", f->attn_softcap);
+    m->final_softcap = default_cap(g, "final_logit_softcapping", f->final_softcap);
     ak42_status status = read_scale(&m->embedding_scale, g, "embedding_scale", 1.0f, scales, err);
     if (!status) status = read_scale(&m->residual_scale, g, "residual_scale", 1.0f, scales, err);
     if (!status) status = read_scale(&m->attention_scale, g, "attention.scale", 0.0f, scales || caps, err);
