@@ -275,7 +275,9 @@ def _original_ctx(block: Fields, top: Fields, family: Family, trained_ctx: int) 
     if not top.has(key):
         top.default_used(key, family.original_ctx, family.hf_class)
     outer = top.integer(key, 1, MAX_INT32, default=family.original_ctx)
-    if block.has(key) and inner != outer:
+    if family.theta_local and not block.has(key) and inner != outer:         # transformers 5 does not look there
+        top.unsupported(key, f"only in {block.prefix[:-1]} is it where layers with a window have a rope of their own")
+    elif block.has(key) and inner != outer:
         block.log.add(f"{key}: {block.prefix[:-1]} says {inner}, the config {outer}")
     return outer
 

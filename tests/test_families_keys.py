@@ -111,6 +111,25 @@ def test_a_scaling_under_the_old_key_is_refused_where_there_are_two_ropes(name: 
     assert np.abs(theirs - plain).max() > 0.1 and ours is not None and np.abs(ours - theirs).max() <= MAX_DIFF
 
 
+@pytest.mark.parametrize("name", ["gemma3", "olmo3"])
+def test_an_original_context_beside_the_block_is_refused_where_there_are_two_ropes(name: str, tmp_path: Path) -> None:
+    """transformers takes the context in its place."""
+    model = families.build(FAMILIES[name])
+    folder = tmp_path / "hf"
+    model.save_pretrained(folder)
+    ids = models.random_ids(3, PROMPT, model.config.vocab_size)
+    values = {**without(model.config.to_dict(), "rope_parameters"), "rope_theta": 5e5, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}
+    plain = transformers_logits(model, values, ids)
+    assert np.abs(our_logits(folder, values, ids, tmp_path) - plain).max() <= MAX_DIFF
+    outer = {**values, "original_max_position_embeddings": 32}
+    assert np.array_equal(transformers_logits(model, outer, ids), plain)
+    with pytest.raises(converter.UnsupportedError, match="original_max_position_embeddings: 32 is not supported, only in rope_scaling is it"):
+        config_from_hf(outer)
+    inner = {**values, "rope_scaling": {**values["rope_scaling"], "original_max_position_embeddings": 32}}
+    theirs, ours = transformers_logits(model, inner, ids), our_logits(folder, inner, ids, tmp_path)
+    assert np.abs(theirs - plain).max() > 0.01 and np.abs(ours - theirs).max() <= MAX_DIFF
+
+
 def wrapped_variants(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The same of a wrapper's text_config, and of the keys beside it."""
     for what, text in variants(values["text_config"]):
