@@ -109,6 +109,11 @@ def _agreed(fields: Fields, family: Family, blocks: list[tuple[str, Mapping[str,
         thetas["rope_theta"] = fields.number("rope_theta")
     if len(set(thetas.values())) > 1:
         fields.log.add("rope_theta: " + " and ".join(f"{key} says {show(value)}" for key, value in thetas.items()))
+    if not family.theta_local and len(blocks) == 2 and list(thetas) == ["rope_parameters"]:
+        theta = thetas["rope_parameters"]
+        if theta != family.rope_theta:         # rope_scaling takes the place of rope_parameters, and nothing says theta then
+            fields.log.add(f"rope_theta: expected it beside rope_scaling, or in it, found {show(theta)} in rope_parameters alone, "
+                           f"which transformers passes over for {family.rope_theta:g}")
     if len(blocks) == 2 and blocks[0][2] != blocks[1][2]:
         fields.log.add("rope_scaling and rope_parameters disagree: "
                        f"{show(_type_of(blocks[0][1]))} and {show(_type_of(blocks[1][1]))} do not say the same")

@@ -111,6 +111,23 @@ def test_a_scaling_under_the_old_key_is_refused_where_there_are_two_ropes(name: 
     assert np.abs(theirs - plain).max() > 0.1 and ours is not None and np.abs(ours - theirs).max() <= MAX_DIFF
 
 
+def test_a_theta_that_rope_scaling_hides_is_refused(tmp_path: Path) -> None:
+    """transformers takes rope_scaling in place of rope_parameters, and the class's own theta where neither it nor the config says one."""
+    model = families.build(FAMILIES["qwen3"])
+    folder = tmp_path / "hf"
+    model.save_pretrained(folder)
+    ids = models.random_ids(3, PROMPT, model.config.vocab_size)
+    values = json.loads((folder / "config.json").read_text())
+    assert values["rope_parameters"]["rope_theta"] == 1e5 and "rope_theta" not in values
+    both = {**values, "rope_scaling": {"rope_type": "default"}}
+    plain = models.transformers_logits(model, ids)
+    assert np.abs(transformers_logits(model, both, ids) - plain).max() > 0.1
+    with pytest.raises(converter.FormatError, match="rope_theta: expected it beside rope_scaling, or in it, found 100000.0 in rope_param"):
+        config_from_hf(both)
+    for fine in ({**both, "rope_theta": 1e5}, {**values, "rope_scaling": {"rope_type": "default", "rope_theta": 1e5}}):
+        assert np.abs(transformers_logits(model, fine, ids) - our_logits(folder, fine, ids, tmp_path)).max() <= MAX_DIFF
+
+
 @pytest.mark.parametrize("name", ["gemma3", "olmo3"])
 def test_an_original_context_beside_the_block_is_refused_where_there_are_two_ropes(name: str, tmp_path: Path) -> None:
     """transformers takes the context in its place."""
