@@ -252,7 +252,8 @@ def test_an_adapter_merges_into_the_values(tmp_path: Path) -> None:
     folder, _full = folder_of(tmp_path / "hf", WIDE, "nf4", True)
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["v_proj"]}))
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4,
+                                                                "target_modules": ["layers.0.self_attn.v_proj"]}))
     name = "base_model.model.model.layers.0.self_attn.v_proj.lora_"
     save_file({f"{name}A.weight": torch.ones(2, 128), f"{name}B.weight": torch.full((128, 2), 0.5)}, adapter / "adapter_model.safetensors")
     converter.convert(folder, tmp_path / "m.bin", lora=adapter)

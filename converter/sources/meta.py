@@ -145,10 +145,9 @@ class MetaSource:
             self.warnings.append(f"{file.name}: the key {escape(unknown[0])} is not read")
         if not isinstance(saved["model_args"], dict):
             raise FormatError(f"{file.name}: model_args: expected a dict, found something else")
-        odd = next((key for key, value in saved["model_args"].items() if isinstance(key, Unread) or isinstance(value, Unread)), None)
-        if odd is not None:
-            raise FormatError(f"{file.name}: model_args: {escape(odd)}: expected a text or a number, found "
-                              f"{escape(saved['model_args'][odd])}")
+        for key, value in saved["model_args"].items():
+            if isinstance(key, Unread) or isinstance(value, Unread):
+                raise FormatError(f"{file.name}: model_args: {escape(key)}: expected a text or a number, found {escape(value)}")
         self._settle([(file, _named(file.name, tensors_of(file.name, saved["model"])))], saved["model_args"],
                      f"{file.name}: model_args", llama2c=True)
 

@@ -169,7 +169,8 @@ class Unpickler:
         if len(values) % 2:
             raise self._error("expected pairs of key and value, found an odd one")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            target[key if isinstance(key, (str, int)) else Unread(f"a {type(key).__name__}")] = value       # never hashes a stranger's
+            plain = isinstance(key, (str, int))            # a hash of others could take long
+            target[key if plain else Unread(f"a {type(key).__name__}")] = value
 
     def _add_items(self, values: list[Any]) -> None:
         self._top(list).extend(values)
@@ -309,8 +310,8 @@ _CALLS: dict[str, Callable[..., Any]] = {
 
 
 # Calls for values that no model is made of, which are not made: the arguments are passed over.
-_PASSED = {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "bytearray", "complex")} | {
-    "collections.Counter", "_codecs.encode"}
+_PASSED = {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "bytearray", "complex")}
+_PASSED |= {"collections.Counter", "_codecs.encode"}
 _KNOWN = _PASSED | _CALLS.keys()
 
 
