@@ -82,6 +82,8 @@ def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: 
         value = fields.values.get(key)
         if value is not None and value not in neutral:
             fields.unsupported(key, f"only {show(neutral[0])} is" if neutral else "it has to be absent")
+    if facts.rope_switched and not fields.flag("rope.scaling.finetuned", True):
+        fields.unsupported("rope.scaling.finetuned", "only true is, as false takes rope from all layers")
     n_layers = fields.integer("block_count", 1, MAX_LAYERS)
     dim = fields.integer("embedding_length", 1, MAX_DIM)
     hidden_dim = _gguf_per_layer(fields, "feed_forward_length", MAX_DIM, n_layers)

@@ -52,6 +52,7 @@ class Facts:
     local_plain: bool = False      # layers with a window have the theta of the others, and no scaling
     wide_layers: int = 0           # llama.cpp takes 1/sqrt(dim / n_heads) for the attention scale at that many layers
     windowed: bool = False         # whether llama.cpp has a window for it
+    rope_switched: bool = False    # rope.scaling.finetuned says whether its layers have rope; elsewhere it is a remark
     unsaid: tuple[tuple[str, float], ...] = ()       # what llama.cpp takes where a file of another writer has no such key
     pattern_listed: bool = False   # GGUF files list the layers that have the window even where they are the architecture's own
 
@@ -61,7 +62,7 @@ ARCHITECTURES: dict[str, Facts] = {facts.name: facts for facts in (
     Facts("qwen2", HALF_SPLIT, qkv_bias=True),
     Facts("qwen3", HALF_SPLIT, qk_norm="head"),
     Facts("qwen3moe", HALF_SPLIT, qk_norm="head", experts=True),
-    Facts("granite", biased=True, freqs=True, scales=SCALES[:4], logit_divisor=True),
+    Facts("granite", rope_switched=True, biased=True, freqs=True, scales=SCALES[:4], logit_divisor=True),
     Facts("olmo2", HALF_SPLIT, norms=AFTER, qk_norm="row", full_period=4, local_plain=True, windowed=True,
           pattern_listed=True, own_head=True),
     Facts("smollm3", no_rope_period=4),

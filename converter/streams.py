@@ -121,11 +121,12 @@ class TensorStream:
         fits = np.isfinite(decoded)
         if fits.all():
             return
-        place = int(np.argmax(np.where(fits, -1, np.abs(values))))       # of a block that overflows, the weight that made it
+        sizes = np.abs(values)
+        place = int(np.argmax(np.where(fits, -1, sizes)))                # of a block that overflows, the weight that made it
         value = float(values.reshape(-1)[place])
         row, column = divmod(place, self._columns)
-        largest = np.float32(values.reshape(-1)[sizes.argmax()])
-        held = np.isfinite(TYPES["bf16"].decode(TYPES["bf16"].encode(largest.reshape(1, 1)), 1)).all()
+        bf16 = TYPES["bf16"]
+        held = np.isfinite(bf16.decode(bf16.encode(sizes.max().reshape(1, 1)), 1)).all()
         remedy = "use --type bf16 or f32" if held else "use --type f32"
         raise RefusedError(f"{self._shown()}: expected weights that fit {self._kind.name}, found {value:g} at row {begin + row}, "
                            f"column {column}; {remedy}")

@@ -410,8 +410,8 @@ def rewritten(path: Path, out: Path, change: Callable[[Tensors], Tensors], archi
             sub = entry.types[1] if kind == gguf.GGUFValueType.ARRAY else None
             name = key.replace(f"{before}.", f"{architecture}.", 1) if architecture and key.startswith(f"{before}.") else key
             writer.add_key_value(name, entry.contents(), kind, sub_type=sub)
-    for key, number in added.items():
-        writer.add_float32(f"{architecture or before}.{key}", number)
+    for key, value in added.items():
+        (writer.add_bool if isinstance(value, bool) else writer.add_float32)(f"{architecture or before}.{key}", value)
     for name, values, kind in change([(t.name, np.array(t.data), t.tensor_type) for t in reader.tensors])[::-1]:
         writer.add_tensor(name, values, raw_dtype=kind)
     writer.write_header_to_file()
@@ -476,6 +476,19 @@ def test_a_ministral_3_is_refused(case: Callable[[str], Case], tmp_path: Path, k
     with pytest.raises(pyllama.UnsupportedError, match=key):
         pyllama.Model(path)
     with pytest.raises(converter.UnsupportedError, match=key):
+        converter.convert(path, tmp_path / "new.bin")
+
+
+def test_a_granite_without_rope_is_refused(case: Callable[[str], Case], tmp_path: Path) -> None:
+    """There the key says whether layers have rope; in other architectures it is a remark."""
+    for name, value in (("granite", True), ("llama3", False)):
+        path = case(name).file("gguf")
+        said = rewritten(path, tmp_path / f"{name}.gguf", lambda tensors: tensors, **{"rope.scaling.finetuned": value})
+        assert np.array_equal(evaluate(said, case(name).ids), evaluate(path, case(name).ids))
+    path = rewritten(case("granite").file("gguf"), tmp_path / "own.gguf", lambda tensors: tensors, **{"rope.scaling.finetuned": False})
+    with pytest.raises(pyllama.UnsupportedError, match="granite.rope.scaling.finetuned"):
+        pyllama.Model(path)
+    with pytest.raises(converter.UnsupportedError, match="granite.rope.scaling.finetuned"):
         converter.convert(path, tmp_path / "new.bin")
 
 

@@ -14,7 +14,7 @@ static const family table[] = {
     {.gguf = "qwen3", .rope_layout = ROPE_LAYOUT_HALF_SPLIT, .flags = FAMILY_QK_NORM, .model_types = {"qwen3"}},
     {.gguf = "qwen3moe", .rope_layout = ROPE_LAYOUT_HALF_SPLIT, .model_flags = MODEL_EXPERTS_NORM,
      .flags = FAMILY_QK_NORM | FAMILY_EXPERTS, .model_types = {"qwen3_moe"}},
-    {.gguf = "granite", .flags = FAMILY_SCALES, .model_types = {"granite"}},
+    {.gguf = "granite", .flags = FAMILY_SCALES | FAMILY_ROPE_SWITCHED, .model_types = {"granite"}},
     {.gguf = "olmo2", .rope_layout = ROPE_LAYOUT_HALF_SPLIT, .model_flags = MODEL_NORM_AFTER,
      .flags = FAMILY_QK_NORM | FAMILY_LOCAL_PLAIN, .full_period = 4,
      .model_types = {"olmo2", "olmo3"}},

@@ -13,6 +13,7 @@ enum {
     FAMILY_FUSED = 16,             /* q, k and v are one matrix, gate and up another */
     FAMILY_EXPERTS = 32,           /* it may have experts */
     FAMILY_CAPS = 128,             /* its keys may cap attention's scores and logits, and scale attention */
+    FAMILY_ROPE_SWITCHED = 256,    /* rope.scaling.finetuned says whether its layers have rope; elsewhere it is a remark */
     FAMILY_LOCAL_PLAIN = 64,       /* layers with a window have the model's theta without its scaling */
 };
 

@@ -238,7 +238,12 @@ static ak42_status read_rope(const gguf_file *g, ak42_error *err) {
     char key[KEY_MAX];
     blob type = {0};
     float factor = 1.0f;
-    ak42_status status = get_float(&m->rope_theta, g, arch_key(key, g, "rope.freq_base"), err);
+    int8_t has_rope = 1;
+    ak42_status status = AK42_STATUS_OK;
+    if (g->family->flags & FAMILY_ROPE_SWITCHED) status = get_bool(&has_rope, g, arch_key(key, g, "rope.scaling.finetuned"), err);
+    if (!status && !has_rope)
+        return error_set(err, AK42_STATUS_UNSUPPORTED, "%s: key %s: expected true, found false: no layer has rope", g->c->name, key);
+    if (!status) status = get_float(&m->rope_theta, g, arch_key(key, g, "rope.freq_base"), err);
     if (!status) status = get_float(&m->rope_theta_local, g, arch_key(key, g, "rope.freq_base_swa"), err);
     if (!status) status = get_string(&type, g, arch_key(key, g, "rope.scaling.type"), err);
     /* The older key of the factor counts where the newer one is absent. */
