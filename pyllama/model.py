@@ -267,9 +267,10 @@ class Model:
         return ids
 
     def _special_texts(self) -> dict[str, str]:
-        """bos_token and eos_token, which templates name."""
-        texts = {"bos_token": self.info.bos_id, "eos_token": self.info.eos_ids[0] if self.info.eos_ids else None}
-        return {name: self.decode([number]) for name, number in texts.items() if number is not None}
+        """bos_token and eos_token, which templates name: the tokenizer's own, whatever ids the model's config has."""
+        tokenizer = self.tokenizer
+        ids = {"bos_token": tokenizer.bos_id, "eos_token": next(iter(tokenizer.eos_ids), -1)}
+        return {name: tokenizer.decode([number]) for name, number in ids.items() if number >= 0}
 
     def _open_tokenizer_beside(self) -> bool:
         beside = os.path.join(os.path.dirname(self.path), "tokenizer.bin")

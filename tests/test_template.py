@@ -197,6 +197,18 @@ def test_messages_are_not_changed(model: pyllama.Model) -> None:
     assert repr(messages) == before
 
 
+@pytest.mark.parametrize("name", ["m.bin", "m.gguf"])
+def test_the_names_are_the_tokenizer_s(tmp_path: Path, name: str) -> None:
+    """Whatever ids config.json and generation_config.json have: to transformers, too, bos_token and eos_token are its tokenizer's."""
+    template = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"
+    folder = models.make_hf_model_numpy(tmp_path / "hf", vocab_size=403, tokenizer="bpe", chat_template=template, bos_id=7, eos_ids=(9, 2))
+    converter.convert(folder, tmp_path / name)
+    with pyllama.Model(tmp_path / name) as model:
+        assert name != "m.bin" or model.info.bos_id == 7           # GGUF has one key for both
+        assert set(model.info.eos_ids) == {9, 2}
+        assert model.apply_chat_template([{"role": "user", "content": "x"}]) == "<|im_start|>x<|im_end|>"
+
+
 # ---- templates that mean harm ----
 
 ESCAPES = [
