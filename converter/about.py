@@ -29,7 +29,9 @@ def keys_of(values: Mapping[str, Any], name: str) -> tuple[dict[str, Any], list[
     size = 0
     for key in sorted(values):
         value = values[key]
-        if not key.startswith(PREFIX) or key in OF_THE_FILE or not _is_kept(value) or (key in (NAME, TYPE, SIZE) and not isinstance(value, str)):
+        if not key.startswith(PREFIX) or key in OF_THE_FILE or not _is_kept(value):
+            continue
+        if key in (NAME, TYPE, SIZE) and not isinstance(value, str):
             continue
         size += len(json_bytes({key: value}))
         if size > BYTES_MAX:

@@ -263,8 +263,8 @@ def _expert_pieces(tensor: Tensor, present: Container[str]) -> list[Piece]:
 
 
 def gguf_pieces(config: ModelConfig, rope_freqs: bool = False, present: Container[str] = ()) -> dict[str, Piece]:
-    """Name -> the piece of a GGUF file's tensor that it is; all of one, but where the architecture's files have fused ones, or where
-    this file, whose tensors' names are `present`, has."""
+    """Name -> the piece of a GGUF file's tensor that it is; all of one, but where the architecture's files have fused ones, or
+    where this file, whose tensors' names are `present`, has."""
     table, wanted = (_FUSED, None) if config.facts.fused else (_JOINED, present)
     fused = _fused_pieces(config, table, lambda one: one.gguf, wanted)
     return {tensor.name: fused.get(tensor.name) or Piece(tensor.name, 0, tensor.n_rows, tensor.shape)

@@ -117,7 +117,8 @@ def _derive_with(renderer: Renderer, bos: str, marks: dict[str, str], system: tu
               for messages, generation in _probes(system is not NONE, bool(prompted))]
     for thoughts in (0, THOUGHTS, THOUGHTS | LINES):
         for flags in system:
-            if all(rendered == put_together(texts, flags | thoughts, messages, generation) for messages, generation, rendered in probes):
+            if all(rendered == put_together(texts, flags | thoughts, messages, generation)
+                   for messages, generation, rendered in probes):
                 return {"flags": flags | thoughts | prompted | dated, **texts}
     raise Underivable("what it writes around a message depends on more than the role")
 
@@ -172,7 +173,8 @@ def _take_apart(renderer: Renderer, bos: str, marks: dict[str, str], system: tup
 
 def _take_apart_prompted(renderer: Renderer, bos: str, marks: dict[str, str], system: tuple[int, ...]) -> dict[str, str]:
     """The same of a template that writes the generation prompt whether it is asked to or not, or something else in its place: from
-    conversations that end with a question to be answered. Nothing comes before the first question but bos, so that no cut is a guess."""
+    conversations that end with a question to be answered. Nothing comes before the first question but bos, so that no cut is a
+    guess."""
     def around(*roles: str) -> list[str]:
         return _around(renderer.render(_messages(*((role, marks[role]) for role in roles)), True), [marks[role] for role in roles])
 
@@ -182,11 +184,12 @@ def _take_apart_prompted(renderer: Renderer, bos: str, marks: dict[str, str], sy
     assistant_suffix = _without(asked, "", user_prefix)
     user_suffix = answered if tail.startswith(answered) else ""
     lead = _lead(around, bos, head, user_prefix, system)
-    return dict(zip(PARTS, (*lead, user_prefix, user_suffix, answered[len(user_suffix):], assistant_suffix, tail[len(user_suffix):]),
-                    strict=True))
+    cut = len(user_suffix)
+    return dict(zip(PARTS, (*lead, user_prefix, user_suffix, answered[cut:], assistant_suffix, tail[cut:]), strict=True))
 
 
-def _lead(around: Callable[..., list[str]], bos: str, head: str, user_prefix: str, system: tuple[int, ...]) -> tuple[str, str, str, str]:
+def _lead(around: Callable[..., list[str]], bos: str, head: str, user_prefix: str,
+          system: tuple[int, ...]) -> tuple[str, str, str, str]:
     """begin, default_system, system_prefix, system_suffix."""
     if system is IN_THE_FIRST:
         return _inside_the_first(around, bos, head, user_prefix)
@@ -250,8 +253,8 @@ _CONTENTS = ("Hello there", "What is 2 + 2?\nAnd 3 * 3?", "  spaces around\t\n",
 
 
 def _probes(with_system: bool, prompted: bool) -> Iterator[tuple[list[dict[str, str]], bool]]:
-    """Conversations of 1 to 5 turns, with and without a system message, ending with a question or an answer; prompted: with a question
-    that is to be answered."""
+    """Conversations of 1 to 5 turns, with and without a system message, ending with a question or an answer; prompted: with a
+    question that is to be answered."""
     for turns in range(1, 6):
         for system in (None, "You are terse.", " Mind\nthe spaces \n") if with_system else (None,):
             for first in range(0, len(_CONTENTS), 3):

@@ -30,7 +30,21 @@ from .config import (
 from .config_layers import flags_of
 from .config_rope import YARN_BETA_FAST, YARN_BETA_SLOW, yarn_sharpening
 from .errors import FormatError, UnsupportedError, escape
-from .families import AFTER, ALIASES, ARCHITECTURES, BEFORE, BOTH, EXPERTS, FAMILIES, NO_ROPE, NO_SCALES, OF_GGUF, WINDOW, Facts, Family
+from .families import (
+    AFTER,
+    ALIASES,
+    ARCHITECTURES,
+    BEFORE,
+    BOTH,
+    EXPERTS,
+    FAMILIES,
+    NO_ROPE,
+    NO_SCALES,
+    OF_GGUF,
+    WINDOW,
+    Facts,
+    Family,
+)
 from .fields import Fields, show
 
 # -- GGUF keys ---------------------------------------------------------------------------------------------------------------

@@ -288,8 +288,8 @@ def _check_order(names: list[str], byte_level: bool) -> None:
     once = [name for name in names if name != "Fuse"]
     if places != sorted(places) or len(set(once)) != len(once) or {"Replace", "Metaspace"} <= set(names) or (
             "Strip" in names and "Fuse" not in names):
-        raise UnsupportedError(f"{FILE}: decoder: expected Replace or Metaspace, ByteFallback, Fuse, Strip in this order (and Strip "
-                               f"only behind Fuse), found {', '.join(names)}: not supported")
+        raise UnsupportedError(f"{FILE}: decoder: expected Replace or Metaspace, ByteFallback, Fuse, Strip in this order (and "
+                               f"Strip only behind Fuse), found {', '.join(names)}: not supported")
 
 
 def _decoder(value: Any, byte_level: bool) -> _Decoding:

@@ -95,7 +95,8 @@ def _attributes(vocab: Vocab, token_id: int) -> dict[str, Any]:
     attr = vocab.attrs[token_id]
     if attr & AS_IS:
         raise UnsupportedError(f"tokenizer: token {token_id} is looked for in the normalised text without being normalised, as "
-                               "SentencePiece's user-defined symbols are: a tokenizer.json cannot say that; write an ak42 or a GGUF file")
+                               "SentencePiece's user-defined symbols are: a tokenizer.json cannot say that; write an ak42 or a "
+                               "GGUF file")
     return {"content": _text(vocab, token_id), "single_word": bool(attr & SINGLE_WORD), "lstrip": bool(attr & LSTRIP),
             "rstrip": bool(attr & RSTRIP), "normalized": bool(attr & NORMALIZED), "special": vocab.types[token_id] != USER}
 
@@ -134,8 +135,8 @@ def _count_pieces(vocab: Vocab, texts: list[str], merges: Sequence[tuple[int, in
             for kind, attr in zip(vocab.types, vocab.attrs, strict=True)]
     single = next((i for i in range(n) if vocab.kind == "spm" and none[i] and len(texts[i]) == 1), None)
     if single is not None:                 # it would stand for the character
-        raise UnsupportedError(f"tokenizer: token {single} is one character and no piece, and pieces follow it; a tokenizer.json cannot "
-                               "say that")
+        raise UnsupportedError(f"tokenizer: token {single} is one character and no piece, and pieces follow it; a tokenizer.json "
+                               "cannot say that")
     return n
 
 

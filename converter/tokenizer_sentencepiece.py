@@ -168,8 +168,8 @@ def _check_pieces(model: _Model) -> None:
             raise UnsupportedError(f"tokenizer.model: piece {escape(piece)}: expected its characters to be pieces, found none for "
                                    f"{escape(lacking)}: not supported")
         if kind == UNUSED and is_merged(text):
-            raise UnsupportedError(f"tokenizer.model: unused piece {escape(piece)}: expected one that no text is merged to, found one "
-                                   "that is: not supported")
+            raise UnsupportedError(f"tokenizer.model: unused piece {escape(piece)}: expected one that no text is merged to, found "
+                                   "one that is: not supported")
 
 
 _BELOW_ZERO = -2.0 ** -149     # the float next to zero

@@ -80,7 +80,7 @@ def test_every_public_name_is_there() -> None:
     assert all(getattr(pyllama, name).__name__ == name for name in pyllama.__all__) and set(pyllama.__all__) <= set(dir(pyllama))
     assert pyllama.errors.PyllamaError is pyllama.PyllamaError and pyllama.generate.Stream is pyllama.Stream
     with pytest.raises(AttributeError, match="module 'pyllama' has no attribute 'Modle'"):
-        pyllama.Modle
+        _ = pyllama.Modle
     assert pyllama.__version__.count(".") == 2
 
 

@@ -289,7 +289,8 @@ static void append_turn(const program *p, ids *out, const turn *t, bool follows)
     ids found = {NULL, 0}, wanted = {NULL, 0};
     append_text(p, &found, data, size, begins | AK42_ENCODE_SPECIAL);
     for (size_t i = 0; i < n; i++)
-        if (!is_content[i]) append_text(p, &wanted, runs[i].data, runs[i].size, AK42_ENCODE_NO_BOS | AK42_ENCODE_CONTINUE | AK42_ENCODE_SPECIAL);
+        if (!is_content[i])
+            append_text(p, &wanted, runs[i].data, runs[i].size, AK42_ENCODE_NO_BOS | AK42_ENCODE_CONTINUE | AK42_ENCODE_SPECIAL);
     keep_controls(p, &found);
     keep_controls(p, &wanted);
     if (found.n == wanted.n && (!found.n || !memcmp(found.data, wanted.data, found.n * sizeof *found.data))) {
