@@ -43,14 +43,16 @@ def _has_more_bits(layer: int, n_layers: int) -> bool:
 
 
 DOWN = ("w2", "experts_w2")
-FUSED_QKV = ("phi3",)              # architectures whose GGUF files have q, k and v as one
+
+
+def _holds_values(tensor: Tensor, config: ModelConfig) -> bool:
+    """Whether it is the values' matrix, or a part of the one that q, k and v are in GGUF files of its architecture."""
+    return tensor.role.role == "wv" or config.facts.fused and tensor.role.role in ("wq", "wk")
 
 
 def _small(tensor: Tensor, config: ModelConfig) -> str:
     """More bits for the values and the way down of a few first layers."""
-    if tensor.role.role in ("wq", "wk", "wv") and config.architecture in FUSED_QKV:
-        return "q4_k"
-    if tensor.role.role == "wv":
+    if _holds_values(tensor, config):
         return "q5_k" if tensor.layer < 4 or _shares_values(config) else "q4_k"
     if tensor.role.role in DOWN:
         return "q5_k" if tensor.layer < config.n_layers // 8 else "q4_k"
@@ -60,11 +62,10 @@ def _small(tensor: Tensor, config: ModelConfig) -> str:
 def _medium(main: str) -> Callable[[Tensor, ModelConfig], str]:
     """More bits for the values and the way down of about half of the layers."""
     def rule(tensor: Tensor, config: ModelConfig) -> str:
-        if tensor.role.role in ("wq", "wk", "wv") and config.architecture in FUSED_QKV:
-            return "q5_k" if main == "q4_k" else "q6_k"
-        if tensor.role.role in ("wv", *DOWN) and _has_more_bits(tensor.layer, config.n_layers):
+        values = _holds_values(tensor, config)
+        if (values or tensor.role.role in DOWN) and _has_more_bits(tensor.layer, config.n_layers):
             return "q6_k"
-        if tensor.role.role == "wv" and main == "q4_k" and _shares_values(config):
+        if values and main == "q4_k" and _shares_values(config):
             return "q5_k"
         return main
     return rule

@@ -193,6 +193,23 @@ def test_the_mixes_fall_back_as_llama_quantize_s(smollm2_as: Callable[[str, str]
     assert {name: tensor.tensor_type for name, tensor in ours.items()} == {name: tensor.tensor_type for name, tensor in theirs.items()}
 
 
+# Sizes that every block divides, and layers enough for the mixes' rules; a family's own lists of layers are left out.
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 10, "num_attention_heads": 8, "num_key_value_heads": 2, "head_dim": 32}
+WIDER = {"mixtral": {"num_local_experts": 8}, "qwen3-moe": {"num_experts": 16, "moe_intermediate_size": 256}}
+
+
+@pytest.mark.parametrize("name", ["llama-bias", "qwen2", "qwen3", "granite", "olmo2", "smollm3", "gemma", "gemma2", "gemma3", "phi3", "mixtral",
+                                  "qwen3-moe", "mistral-nemo"])
+def test_the_mixes_of_a_family_are_llama_quantize_s(name: str, tmp_path: Path) -> None:
+    folder = families.make(tmp_path / "hf", families.FAMILIES[name], **WIDE, **WIDER.get(name, {}), vocab_size=512)
+    models.write_tokenizer(folder, models.ModelSpec(tokenizer="bpe", vocab_size=512, schema=4))
+    converter.convert(folder, tmp_path / "f32.gguf", type="f32")
+    for mix in MIXED:
+        theirs, ours = (tensors_of(path) for path in (llama_quantize(tmp_path / "f32.gguf", tmp_path / f"theirs-{mix}.gguf", mix),
+                                                      as_type(folder, tmp_path / f"ours-{mix}.gguf", mix)))
+        assert {key: tensor.tensor_type for key, tensor in ours.items()} == {key: tensor.tensor_type for key, tensor in theirs.items()}
+
+
 def check_text(path: Path, prompts: list[list[int]], off: float) -> None:
     """The greedy text: llama.cpp, reading it, chooses each next token too, unless our two best logits lie closer together than the
     two programs' logits lie apart, there or in the whole text, six times the root of their mean square; and that is at most `off`

@@ -530,6 +530,17 @@ def test_the_mixes_are_llama_quantize_s() -> None:
     assert set(types_of("q6_k", 22).values()) == {"q6_k"}
 
 
+@pytest.mark.parametrize("mix", sorted(MIXES))
+def test_q_k_and_v_as_one_are_values(mix: str) -> None:
+    """Of Phi-3 llama-quantize knows one matrix, and gives it what it gives to values."""
+    config = replace(CONFIG, n_layers=22)
+    phi3 = replace(config, architecture="phi3")
+    attention = [(role.gguf, layer) for role in ROLES if role.role in ("wq", "wk", "wv") for layer in range(22)]
+    values = {tensor.layer: MIXES[mix].type_of(tensor, config) for tensor in tensors_of(22) if tensor.role.role == "wv"}
+    found = {tensor.name: MIXES[mix].type_of(tensor, phi3) for tensor in ARCHITECTURES["phi3"].tensors(phi3)}
+    assert [found[name.format(layer)] for name, layer in attention] == [values[layer] for _name, layer in attention]
+
+
 @pytest.mark.parametrize(
     ("wanted", "columns", "found"),
     [("q4_k", 512, "q4_k"), ("q4_k", 576, "q5_0"), ("q5_k", 96, "q5_1"), ("q6_k", 576, "q8_0"), ("q2_k", 64, "q4_0"),
