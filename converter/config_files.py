@@ -40,6 +40,7 @@ from .families import (
     FAMILIES,
     NO_ROPE,
     NO_SCALES,
+    NO_WINDOW,
     OF_GGUF,
     WINDOW,
     Facts,
@@ -113,6 +114,7 @@ def config_from_gguf(metadata: Mapping[str, Any], name: str, *, embedding_rows: 
     rope = _gguf_rope(fields, trained_ctx, "rope_factors_long.weight" in shapes)
     vocab_size = fields.integer("vocab_size", 1, MAX_VOCAB, default=embedding_rows or _gguf_tokens(metadata) or 1)
     window = fields.integer("attention.sliding_window", 0, MAX_INT32, default=0)
+    window = 0 if window == NO_WINDOW else window
     bos, eos, pad = _gguf_special(top, metadata, token_limit_of(fields, vocab_size) if fields.has("vocab_size") else vocab_size)
     experts = _gguf_experts(fields, facts, shapes)
     windowed, flags = _gguf_layers(fields, facts, n_layers, window, _layers_with_experts(shapes, n_layers, experts["n_experts"]))

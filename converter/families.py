@@ -75,6 +75,10 @@ ARCHITECTURES: dict[str, Facts] = {facts.name: facts for facts in (
     Facts("phi3", HALF_SPLIT, fused=True),
 )}
 
+# A window that no text reaches: how a GGUF file says that there is none where its architecture takes one for granted. The runtime's
+# GGUF_NO_WINDOW. llama.cpp, whose cache has as many positions as window and sequences say, counts both in 32 bits.
+NO_WINDOW = 1 << 28
+
 # Other words of general.architecture for one of them, whose keys then begin with that word.
 ALIASES = {"mistral": "llama", "mistral3": "llama"}
 

@@ -94,15 +94,31 @@ def test_llama_cpp_gives_the_logits_of_every_family(name: str, tmp_path: Path) -
     (folder / "config.json").write_text(json.dumps({**config, "_name_or_path": "tiny"}))     # a name of phi3 has it look for Phi's tokens
     report = converter.convert(folder, tmp_path / "m.gguf")
     assert not any("llama.cpp" in warning for warning in report.warnings)
-    ids = models.random_ids(spec.seed, 61, 403)
-    with pyllama.Model(tmp_path / "m.gguf") as model, model.session(n_ctx=len(ids)) as session:
+    assert_llama_cpp_s_logits(tmp_path / "m.gguf", models.random_ids(spec.seed, 61, 403), 1e-2 if spec.gguf.startswith("gemma") else 1e-3)
+
+
+def assert_llama_cpp_s_logits(path: Path, ids: list[int], off: float) -> None:
+    with pyllama.Model(path) as model, model.session(n_ctx=len(ids)) as session:
         ours = session.eval(ids, all_logits=True)
-    llama = llama_cpp.Llama(str(tmp_path / "m.gguf"), n_ctx=len(ids), n_threads=2, n_threads_batch=2, n_gpu_layers=0, verbose=False,
-                            logits_all=True, type_k=0, type_v=0, flash_attn=False)
+    llama = llama_cpp.Llama(str(path), n_ctx=len(ids), n_threads=2, n_threads_batch=2, n_gpu_layers=0, verbose=False, logits_all=True,
+                            type_k=0, type_v=0, flash_attn=False)
     llama.eval(ids)
     theirs = np.array(llama.scores[:len(ids)])
     llama.close()
-    assert np.abs(ours - theirs).max() <= (1e-2 if spec.gguf.startswith("gemma") else 1e-3)
+    assert np.abs(ours - theirs).max() <= off
+
+
+@pytest.mark.parametrize("layers", ["SFSF", "FFFF", "SSFS", "SSSS", "FSSF"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3"])
+def test_llama_cpp_takes_our_word_for_the_layers_with_a_window(name: str, layers: str, tmp_path: Path) -> None:
+    """S: with a window, which the prompt is longer than; as a period, or as a list where none fits."""
+    kinds = [{"S": "sliding_attention", "F": "full_attention"}[one] for one in layers]
+    changes = {"num_hidden_layers": 4, "layer_types": kinds, "query_pre_attn_scalar": 16, "sliding_window": 11, "vocab_size": 403}
+    folder = families.make(tmp_path / "hf", families.FAMILIES[name], **changes)
+    models.write_tokenizer(folder, models.ModelSpec(vocab_size=403, tokenizer="spm"))
+    report = converter.convert(folder, tmp_path / "m.gguf")
+    assert not any("llama.cpp" in warning for warning in report.warnings)
+    assert_llama_cpp_s_logits(tmp_path / "m.gguf", models.random_ids(5, 61, 403), 1e-2)
 
 
 @pytest.mark.parametrize("name", families.UNOPENED)

@@ -16,7 +16,7 @@ from ..arch import gguf_pieces
 from ..chat import derive_chat
 from ..config_rope import YARN_BETA_FAST, YARN_BETA_SLOW, yarn_sharpening
 from ..errors import UnsupportedError
-from ..families import EXPERTS, NO_ROPE, WINDOW
+from ..families import EXPERTS, NO_ROPE, NO_WINDOW, WINDOW
 from ..manifest import json_bytes
 from ..mixes import MIXES, mix_of
 from ..output import OutputFile, check_output
@@ -80,10 +80,6 @@ def warnings(plan: Plan) -> list[str]:
     if _has_local_key(config) and facts.local_plain:
         lines.append(f"llama.cpp takes the rope_theta of {config.rope_theta:g} in the layers with a window too, where this model "
                      f"has {config.rope_theta_local:g}")
-    period = _window_period(config)
-    if config.sliding_window and facts.windowed and period != facts.full_period and (facts.pattern_listed or period is None):
-        lines.append(f"llama.cpp takes all layers but one in {facts.full_period} to have the window, which this model's layers are "
-                     "not like")
     if _rotated(config) is not None:
         lines.append("llama.cpp takes every fourth layer to be without rope, which this model's layers are not")
     if facts.wide_layers and _attention_scale(config) is not None:
@@ -188,9 +184,7 @@ def _layer_keys(config: ModelConfig) -> dict[str, tuple[int, Any]]:
     elif config.architecture == "phi3":
         keys["attention.sliding_window"] = (U32, 0)          # llama.cpp's reader wants the key
     elif config.architecture == "gemma2":
-        # It has a window of its own where there is none: one that no text within the context reaches, in no layer.
-        keys["attention.sliding_window"] = (U32, config.trained_ctx)
-        keys["attention.sliding_window_pattern"] = (U32, 1)
+        keys["attention.sliding_window"] = (U32, NO_WINDOW)
     rotated = _rotated(config)
     if rotated is not None:
         keys["attention.rope_pattern"] = (ARRAY, (BOOL, rotated))

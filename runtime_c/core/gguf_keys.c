@@ -101,6 +101,8 @@ static bool equals(blob text, const char *word) {
 /* ---- the config ---- */
 
 enum { KEY_MAX = 96 };
+/* A window that no text reaches: how a file says that there is none where its architecture takes one for granted. */
+enum { GGUF_NO_WINDOW = 1 << 28 };
 
 /* The full name of an architecture's key: "llama.block_count". */
 static const char *arch_key(char *key, const gguf_file *g, const char *suffix) {
@@ -189,6 +191,7 @@ static ak42_status read_sizes(const gguf_file *g, ak42_error *err) {
     m->rotary_dim = m->head_dim;
     if (!status) status = config_int(&m->rotary_dim, g, "rope.dimension_count", false, err);
     if (!status) status = config_int(&m->sliding_window, g, "attention.sliding_window", false, err);
+    if (m->sliding_window == GGUF_NO_WINDOW) m->sliding_window = 0;
     if (!status) status = config_int(&m->n_experts, g, "expert_count", false, err);
     if (!status) status = config_int(&m->n_experts_used, g, "expert_used_count", false, err);
     if (status) return status;
