@@ -63,6 +63,18 @@ def read_gguf_keys(metadata: Mapping[str, Any]) -> Vocab:
     return replace(vocab, add_eos=bool(_flag(metadata, "add_eos_token")))
 
 
+def lacks_an_order(metadata: Mapping[str, Any]) -> bool:
+    """Whether a SentencePiece vocabulary says nothing of which merge goes before another: all its pieces have one score, and there are
+    no merges. A converter that found no tokenizer.model writes such files."""
+    scores, types = metadata.get(PREFIX + "scores"), metadata.get(PREFIX + "token_type")
+    if metadata.get(PREFIX + "model") != "llama" or EXACT in metadata or PREFIX + "merges" in metadata:
+        return False
+    if not isinstance(scores, list) or not isinstance(types, list):
+        return False
+    normal = [score for score, kind in zip(scores, types, strict=False) if kind == NORMAL]
+    return len(normal) > 1 and len(set(normal)) == 1
+
+
 def _read_spm(vocab: Vocab, metadata: Mapping[str, Any], has_scores: bool) -> Vocab:
     if not has_scores and PREFIX + "merges" not in metadata:
         raise FormatError(f"{PREFIX}scores: absent, and there are no merges")

@@ -363,6 +363,23 @@ def test_a_carried_config_says_the_same_as_the_file(tmp_path: Path, change: dict
     assert text in refused(path)
 
 
+@pytest.mark.parametrize(("scores", "warned"), [([-1000.0] * 301, True), ([0.0] * 3 + [-float(i) for i in range(298)], False)])
+def test_pieces_without_an_order_are_warned_of(tmp_path: Path, opened: Callable[..., Source], scores: list[float], warned: bool) -> None:
+    """llama.cpp's converter gives all tokens one score where a folder has no tokenizer.model."""
+    def vocabulary(writer: gguf.GGUFWriter) -> None:
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list([b"<unk>", b"<s>", b"</s>", *(chr(0x4e00 + i).encode() for i in range(298))])
+        writer.add_token_scores(scores)
+        writer.add_token_types([2, 3, 3] + [1] * 298)
+
+    path = write_gguf(tmp_path / "m.gguf", ModelSpec(), keys=vocabulary)
+    assert any("all tokens have one score" in warning for warning in opened(path).warnings) == warned
+    report = converter.convert(path, tmp_path / "m.bin")
+    assert any("--tokenizer" in warning for warning in report.warnings) == warned
+    converter.convert(tmp_path / "m.bin", tmp_path / "n.gguf", type="f32")
+    assert not any("one score" in warning for warning in opened(path, tokenizer=tmp_path / "n.gguf").warnings)
+
+
 # ---- what is said of the model ----
 
 

@@ -21,6 +21,7 @@ from ..config_family import text_alone
 from ..config_files import config_from_gguf
 from ..errors import FormatError, UnsupportedError, escape
 from ..quant import BY_ID, WeightType
+from ..tokenizer_gguf import lacks_an_order
 from . import rope_factors, vocabulary
 from .checkpoint import check_shapes, expected_shapes
 from .gguf_file import GgufTensor
@@ -72,6 +73,9 @@ class GgufSource:
         self.generation_config = self._carried(GENERATION_KEY)
         self.about, warnings = keys_of(self._gguf.metadata, self.name)
         self.warnings.extend(warnings)
+        if self._given_tokenizer is None and lacks_an_order(self._gguf.metadata):
+            self.warnings.append(f"{self.name}: all tokens have one score, as a converter writes them that found no tokenizer.model: "
+                                 "texts are cut otherwise than the model's own tokenizer cuts them; give that with --tokenizer")
         carried = self._carried_config()
         stated = rope_factors.with_long_factors(stated, self._vector)
         factors = self._vector("rope_freqs.weight") if has_factors else None
